@@ -1,0 +1,63 @@
+"""A window's identity, its revisions and the one JSON document that both sinks carry (design §2.7, §4).
+
+Document fields (body of the invoice message, and item in Cosmos): `id` = `window_id`, `meter`, `meter_version`,
+`aggregation`, `subject`, `group`, `window_start`, `window_end` (RFC 3339, UTC), `window_size` (ISO 8601), `revision`
+(int, from 1), `value` and `delta` (decimal strings), `events` (int), `reason`, `receipt`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
+
+from schemas.times import format_basic, format_rfc3339
+
+
+class WindowKey(NamedTuple):
+    """One window of one meter for one subject and group. Times are ms UTC; `size` is the ISO-8601 text."""
+
+    subject: str
+    meter: str
+    group: tuple[tuple[str, str], ...]
+    start_ms: int
+    size: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One revision of one window, ready to leave: its ids and its document, which never changes once written.
+
+    body: the document as UTF-8 JSON, bytes; the same bytes on every resend (design §2.6).
+    """
+
+    window_id: str
+    revision: int
+    subject: str
+    body: bytes
+
+    @property
+    def message_id(self) -> str:
+        """Service Bus `MessageId` and id of the ledger item: `window_id:revision`, at most 128 characters."""
+        return f"{self.window_id}:{self.revision}"
+
+
+def window_id(key: WindowKey) -> str:
+    """`slug~size~start~` and 26 characters of base32 SHA-256 (128 bits) over the canonical key (design §2.7).
+
+    At most 63 + 5 + 16 + 26 + 3 characters, so that `MessageId` stays within Service Bus's 128; no `/ \\ ? #`, which
+    Cosmos forbids in ids.
+    """
+    canonical = orjson.dumps(
+        [key.subject, key.meter, dict(key.group), format_rfc3339(key.start_ms), key.size], option=orjson.OPT_SORT_KEYS
+    )
+    digest = base64.b32encode(hashlib.sha256(canonical).digest()[:16]).decode().rstrip("=").lower()
+    return f"{key.meter}~{key.size}~{format_basic(key.start_ms)}~{digest}"
+
+
+def session_id(subject: str) -> str:
+    """The Service Bus session of a subject: itself, or its SHA-256 in hex where it exceeds 128 characters (design §6)."""
+    return subject if len(subject) <= 128 else hashlib.sha256(subject.encode()).hexdigest()
