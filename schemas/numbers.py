@@ -1,0 +1,108 @@
+"""Numbers: exact decimals from the wire to the document (design §5). No binary float in here, and none that gets in.
+
+Valid are at most 20 digits before the point and 18 after it, judged by value: `1.50` and `1.5` are the same number.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import (
+    MAX_EMAX,
+    MIN_EMIN,
+    ROUND_HALF_EVEN,
+    Context,
+    Decimal,
+    DivisionByZero,
+    Inexact,
+    InvalidOperation,
+    Overflow,
+)
+
+from schemas.errors import DataError
+
+INTEGER_DIGITS = 20
+FRACTION_DIGITS = 18
+
+SUM = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow, Inexact])
+"""Sums run here: 60 digits, and an inexact result is an error, never a rounded total. Immutable by convention."""
+AVG = Context(prec=34, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow])
+"""An average is rounded once, at its end, here: 34 digits, half-even."""
+
+_VALID = Context(prec=INTEGER_DIGITS + FRACTION_DIGITS, traps=[InvalidOperation, Overflow, Inexact])
+_EXACT = Context(prec=10_000, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[InvalidOperation, Overflow, Inexact])
+_QUANTUM = Decimal(1).scaleb(-FRACTION_DIGITS)
+_BOUND = 10**INTEGER_DIGITS
+_ZERO = Decimal(0)
+_TEXT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6})?\Z", re.ASCII)
+_TEXT_MAX = 128
+_EXPECTED = (
+    f"expected a decimal number with at most {INTEGER_DIGITS} digits before and {FRACTION_DIGITS} after the point"
+)
+
+
+def quantity(value: object) -> Decimal:
+    """The exact quantity of what JSON decoded: an int, a Decimal, or a decimal text such as `"1.5"`.
+
+    Equal quantities come back equal, zero is never negative. Raises DataError("invalid", …) for everything else: bool,
+    null, float, NaN and Infinity, more than 20 digits before or 18 after the point (design §5).
+    """
+    if type(value) is int:
+        if -_BOUND < value < _BOUND:
+            return Decimal(value)
+    elif type(value) is Decimal:
+        try:
+            exact = _VALID.quantize(value, _QUANTUM)
+        except (InvalidOperation, Inexact, Overflow):
+            pass
+        else:
+            if exact.is_finite():
+                return _VALID.normalize(exact) if exact else _ZERO
+    elif type(value) is str and len(value) <= _TEXT_MAX and _TEXT.match(value):
+        return quantity(Decimal(value))
+    raise DataError("invalid", f"found {describe(value)}, {_EXPECTED}")
+
+
+def format_quantity(value: Decimal) -> str:
+    """Plain notation, no exponent, no trailing zeros, no negative zero: `1.5`, `100`, `0`. How quantities leave.
+
+    Raises ValueError for NaN and Infinity, which no quantity is.
+    """
+    if not value.is_finite():
+        raise ValueError(f"{value} is not a quantity")
+    if not value:
+        return "0"
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def canonical_number(value: int | Decimal) -> str:
+    """One exact text per number of any size: plain up to 512 places, else with an exponent; `1e999999` stays short."""
+    if type(value) is int:
+        return str(value)
+    assert isinstance(value, Decimal)
+    return format_quantity(value) if abs(value.adjusted()) <= 512 else str(value.normalize(_EXACT))
+
+
+def describe(value: object) -> str:
+    """What was found, shortened, in JSON's words: for error texts."""
+    if value is None:
+        return "null"
+    if value is True or value is False:
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"the text {_shorten(repr(value[:60]), len(value) > 60)}"
+    if isinstance(value, int):
+        text = str(value) if value.bit_length() < 4096 else f"an integer of {value.bit_length()} bits"
+        return _shorten(text[:40], len(text) > 40)
+    if isinstance(value, Decimal):
+        text = str(value)
+        return _shorten(text[:40], len(text) > 40)
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    return _shorten(repr(value)[:60], len(repr(value)) > 60)
+
+
+def _shorten(text: str, cut: bool) -> str:
+    return f"{text}…" if cut else text
