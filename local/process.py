@@ -1,0 +1,161 @@
+"""Child processes of laptop mode: in our process group, logging to a file, ended by pid, and not outliving us."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+from schemas.errors import BrokerError
+
+TAIL_LINES = 20
+_POLL_S = 0.05
+_PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """One child process. Its output goes to `log`, appended; `exited` is awaited to learn that it died.
+
+    name: for people. environ: variables added to ours (secrets go there, not on the command line, which all can read).
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, log: Path, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.command = list(command)
+        self.log = log
+        self.environ = dict(environ or {})
+        self.stopping = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id. Only after `start`."""
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code (negative: the signal), or None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    async def start(self) -> None:
+        """Start it. Raises BrokerError if the program cannot be executed."""
+        assert not self.running, f"{self.name} runs already"
+        self.stopping = False
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            try:
+                # Not asyncio's own: those can be awaited only on the loop that started them; tests have many loops.
+                self._process = subprocess.Popen(  # noqa: ASYNC220 - fork and exec, a few milliseconds
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, **self.environ},
+                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                )
+            except OSError as error:
+                raise BrokerError(f"{self.name} could not be started: {error.strerror}: {self.command[0]}") from None
+
+    async def until(self, ready: Callable[[], Awaitable[bool]], timeout_s: float) -> None:
+        """Wait until `ready`. Raises BrokerError with the log's tail if the process ends before, or time runs out."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            if not self.running:
+                raise BrokerError(self.obituary())
+            if await ready():
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise BrokerError(f"{self.name} did not answer within {timeout_s:.0f} s\n{self.tail()}")
+            await asyncio.sleep(_POLL_S)
+
+    async def exited(self) -> int:
+        """Wait until it has ended; its exit code."""
+        assert self._process is not None, f"{self.name} was not started"
+        while (code := self._process.poll()) is None:  # noqa: ASYNC110 - the kernel sets no asyncio.Event
+            await asyncio.sleep(_POLL_S)
+        return code
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """SIGTERM, and SIGKILL after `grace_s`; returns when it is gone. Idempotent."""
+        self.stopping = True
+        if not self.running:
+            return
+        self.signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.exited(), grace_s)
+        except TimeoutError:
+            await self.kill()
+
+    async def kill(self) -> None:
+        """SIGKILL, as a crash would be; returns when it is gone. Not a stop: it counts as a death."""
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            await self.exited()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it, if it still runs."""
+        if self._process is not None:
+            self._process.send_signal(number)  # polls first, so never another process with its old id
+
+    def tail(self, lines: int = TAIL_LINES) -> str:
+        """The last lines of its log."""
+        try:
+            text = self.log.read_text(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def obituary(self) -> str:
+        """One line on how it ended, then the tail of its log."""
+        code = self.returncode
+        how = "was not started" if code is None else f"ended with exit code {code}" if code >= 0 else _by_signal(code)
+        return f"{self.name} {how}; the end of {self.log}:\n{self.tail()}"
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on 127.0.0.1:port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _by_signal(code: int) -> str:
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    # In the child, before exec: the kernel ends it should our process be killed without a chance to clean up. SIGKILL,
+    # because nobody is left then to follow a SIGTERM up; what the servers acknowledged is on disk by then.
+    assert _LIBC is not None
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

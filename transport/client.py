@@ -1,0 +1,230 @@
+"""How meterline's Kafka clients connect, and what their failures mean for the one who has to mend them.
+
+Values: Event Hubs' recommended client configuration (azure-docs, apache-kafka-configurations.md): Azure drops idle TCP
+after 240 s, so metadata is refreshed and idle connections are closed at 180 s; requests may take 60 s, since Event Hubs
+throttles by delaying answers; no compression, which Event Hubs Standard refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+from aiokafka import errors
+from aiokafka.conn import create_conn
+
+from schemas.errors import BrokerError, ConfigurationError, MeterlineError
+from settings import Settings
+
+SASL_USERNAME = "$ConnectionString"
+"""The literal user name of Event Hubs' SASL PLAIN; the password is the whole connection string."""
+
+METADATA_MAX_AGE_MS = 180_000
+CONNECTIONS_MAX_IDLE_MS = 180_000
+REQUEST_TIMEOUT_MS = 60_000
+
+_EVENTHUBS = "METERLINE_EVENTHUBS_CONNECTION_STRING"
+_BOOTSTRAP = "METERLINE_KAFKA_BOOTSTRAP"
+_CA_FILE = "METERLINE_KAFKA_CA_FILE"
+
+
+def bootstrap_servers(settings: Settings) -> str:
+    """`host:port[,host:port]` of the broker. Raises ConfigurationError naming both settings where neither is given."""
+    connection = settings.eventhubs()
+    if connection is not None:
+        return connection.bootstrap
+    if settings.kafka_bootstrap:
+        return settings.kafka_bootstrap
+    raise ConfigurationError(
+        "no broker is configured",
+        where=f"{_EVENTHUBS}, {_BOOTSTRAP}",
+        hint="set the connection string of the Event Hubs namespace, or the bootstrap servers of a Kafka",
+    )
+
+
+def client_options(settings: Settings, *, request_timeout_ms: int = REQUEST_TIMEOUT_MS) -> dict[str, Any]:
+    """Keyword arguments that every aiokafka client takes: AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient.
+
+    SASL_SSL as `$ConnectionString` with an Event Hubs connection string, SASL_PLAINTEXT for Microsoft's emulator
+    (`UseDevelopmentEmulator=true`), PLAINTEXT with bootstrap servers alone. The dictionary holds the key: never log it.
+    Raises ConfigurationError where no broker is configured or the CA file cannot be used.
+    """
+    options: dict[str, Any] = {
+        "bootstrap_servers": bootstrap_servers(settings),
+        "client_id": settings.app_id,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+        "connections_max_idle_ms": CONNECTIONS_MAX_IDLE_MS,
+        "request_timeout_ms": request_timeout_ms,
+        "security_protocol": "PLAINTEXT",
+    }
+    connection = settings.eventhubs()
+    if connection is not None:
+        options["security_protocol"] = "SASL_SSL" if connection.tls else "SASL_PLAINTEXT"
+        options["sasl_mechanism"] = "PLAIN"
+        options["sasl_plain_username"] = SASL_USERNAME
+        options["sasl_plain_password"] = connection.password
+        if connection.tls:
+            options["ssl_context"] = tls_context(settings)
+    return options
+
+
+def faust_credentials(settings: Settings) -> Any:
+    """The same as Faust's `broker_credentials`: faust.SASLCredentials, or None for a broker without authentication.
+
+    Faust picks SASL_SSL where the credentials carry a TLS context, else SASL_PLAINTEXT (faust/auth.py).
+    """
+    import faust  # here, so that clients and probes do not load Faust
+
+    connection = settings.eventhubs()
+    if connection is None:
+        return None
+    return faust.SASLCredentials(
+        username=SASL_USERNAME,
+        password=connection.password,
+        ssl_context=tls_context(settings) if connection.tls else None,
+        mechanism="PLAIN",
+    )
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """TLS that verifies certificate and host name, against the CA file of the settings or the system's authorities."""
+    if not settings.kafka_ca_file:
+        return ssl.create_default_context()
+    if not Path(settings.kafka_ca_file).is_file():
+        raise ConfigurationError(
+            f"there is no file {settings.kafka_ca_file}",
+            where=_CA_FILE,
+            hint="give the PEM file of the authority that signed the broker's certificate, or leave it out",
+        )
+    try:
+        return ssl.create_default_context(cafile=settings.kafka_ca_file)
+    except ssl.SSLError as error:
+        raise ConfigurationError(
+            f"{settings.kafka_ca_file} holds no PEM certificate ({error.reason or error})", where=_CA_FILE
+        ) from None
+
+
+async def probe(settings: Settings, *, timeout_s: float = 10.0) -> None:
+    """Open one connection to each bootstrap server until one answers: TCP, TLS, Kafka, authentication.
+
+    aiokafka's own start says only "Unable to bootstrap", whatever the cause (aiokafka/client.py, `bootstrap`), so this
+    is how the cause is found. Raises the explained error of the last server tried.
+    """
+    options = client_options(settings, request_timeout_ms=int(timeout_s * 1000))
+    servers = str(options.pop("bootstrap_servers"))
+    options.pop("metadata_max_age_ms")
+    options["max_idle_ms"] = options.pop("connections_max_idle_ms")
+    failure: BaseException | None = None
+    for server in servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        try:
+            connection = await asyncio.wait_for(create_conn(host.strip("[]"), int(port), **options), timeout_s)
+        except (OSError, errors.KafkaError) as error:
+            failure = error
+        else:
+            connection.close()
+            return
+    assert failure is not None
+    raise explain(failure, settings) from failure
+
+
+async def diagnose(error: BaseException, settings: Settings) -> MeterlineError:
+    """`explain`, after a look at the wire where aiokafka hides the cause behind "Unable to bootstrap"."""
+    if isinstance(error, MeterlineError):
+        return error
+    if isinstance(error, errors.KafkaConnectionError):
+        try:
+            await probe(settings)
+        except MeterlineError as found:
+            return found
+    return explain(error, settings)
+
+
+def explain(error: BaseException, settings: Settings, *, topic: str = "") -> MeterlineError:
+    """What a client's error means: what happened, where, what to do. Never holds a secret.
+
+    ConfigurationError for what somebody must change, BrokerError (retryable) for what may pass by itself.
+    """
+    if isinstance(error, MeterlineError):
+        return error
+    where = _where(settings)
+    named = f"topic {topic!r}" if topic else "a topic"
+    setting = _EVENTHUBS if settings.eventhubs_connection_string else _BOOTSTRAP
+    if isinstance(error, errors.SaslAuthenticationFailed | errors.AuthenticationFailedError):
+        return ConfigurationError(
+            f"{where} refused the key: authentication failed",
+            where=setting,
+            hint="copy the connection string again from the namespace's Shared access policies (was the key rotated?)",
+        )
+    if isinstance(error, errors.UnsupportedSaslMechanismError | errors.IllegalSaslStateError):
+        return ConfigurationError(
+            f"{where} does not offer SASL PLAIN",
+            where=setting,
+            hint="Event Hubs' Kafka endpoint is port 9093, and does not exist in the Basic tier",
+        )
+    if isinstance(error, errors.TopicAuthorizationFailedError | errors.ClusterAuthorizationFailedError):
+        return ConfigurationError(
+            f"the key may not use {named} at {where}",
+            where=setting,
+            hint="use a policy of the namespace (not of one event hub) with Send and Listen; Basic has no Kafka",
+        )
+    if isinstance(error, errors.GroupAuthorizationFailedError):
+        return ConfigurationError(
+            f"the key may not use consumer group {settings.app_id!r} at {where}",
+            where=setting,
+            hint="use a policy of the namespace (not of one event hub) that includes Listen",
+        )
+    if isinstance(error, errors.UnknownTopicOrPartitionError):
+        return missing_topic(topic, settings)
+    return _explain_connection(error, where, setting)
+
+
+def missing_topic(topic: str, settings: Settings) -> ConfigurationError:
+    """The error of a topic that does not exist; meterline's workers never create one (design §8)."""
+    named = f"topic {topic!r}" if topic else "a topic"
+    return ConfigurationError(
+        f"{named} does not exist at {_where(settings)}",
+        where="METERLINE_…_TOPIC",
+        hint="create it beforehand (five event hubs: " + ", ".join(settings.topics) + "), or correct its name; "
+        "`python app.py check` shows all of them",
+    )
+
+
+def _explain_connection(error: BaseException, where: str, setting: str) -> MeterlineError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConfigurationError(
+            f"the certificate of {where} could not be verified: {error.verify_message}",
+            where=_CA_FILE,
+            hint="name the authority that signed it; for Event Hubs itself leave the setting out",
+        )
+    if isinstance(error, ssl.SSLError):
+        return ConfigurationError(
+            f"{where} does not speak TLS there ({error.reason or 'handshake failed'})",
+            where=setting,
+            hint="check the port: 9093 for Event Hubs; a Kafka without TLS is named by " + _BOOTSTRAP,
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return BrokerError(f"nothing listens at {where} ({setting})", hint="is the broker running, and the port right?")
+    if isinstance(error, socket.gaierror):
+        return BrokerError(
+            f"the host name of {where} ({setting}) does not resolve", hint="check its spelling and the DNS"
+        )
+    if isinstance(error, asyncio.TimeoutError | errors.KafkaTimeoutError | errors.RequestTimedOutError):
+        return BrokerError(f"{where} did not answer in time ({setting})", hint="check network, firewall and throttling")
+    if isinstance(error, OSError | errors.KafkaConnectionError):
+        return BrokerError(
+            f"no connection to {where} ({setting}): {type(error).__name__}",
+            hint="check host, port and firewall; a broker that closes at once may expect TLS or SASL",
+        )
+    text = str(error) if isinstance(error, errors.KafkaError) else ""
+    return BrokerError(f"{where} answered {type(error).__name__}" + (f": {text}" if text else ""))
+
+
+def _where(settings: Settings) -> str:
+    try:
+        return bootstrap_servers(settings)
+    except ConfigurationError:
+        return "the broker"
