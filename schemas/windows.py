@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
 from schemas.times import format_basic, format_rfc3339
+
+if TYPE_CHECKING:
+    from schemas.partials import Contribution
 
 
 class WindowKey(NamedTuple):
@@ -61,3 +65,70 @@ def window_id(key: WindowKey) -> str:
 def session_id(subject: str) -> str:
     """The Service Bus session of a subject: itself, or its SHA-256 in hex where it exceeds 128 characters (design §6)."""
     return subject if len(subject) <= 128 else hashlib.sha256(subject.encode()).hexdigest()
+
+
+def document(
+    key: WindowKey,
+    *,
+    aggregation: str,
+    unit: str,
+    version: int,
+    end_ms: int,
+    revision: int,
+    value: str,
+    delta: str,
+    events: int,
+    reason: str,
+    receipt: dict[str, object],
+) -> dict[str, object]:
+    """The one JSON object of a window: Cosmos item, invoice message body and item of `/v1/totals` (fields: module docstring).
+
+    value, delta: decimal strings. reason: `closed` (revision 1), `late` (usage for a closed window), `seal` (what was
+    pending when the window was sealed), `open` where no revision was made yet.
+    """
+    name = window_id(key)
+    return {
+        "id": name,
+        "window_id": name,
+        "meter": key.meter,
+        "meter_version": version,
+        "aggregation": aggregation,
+        "unit": unit,
+        "subject": key.subject,
+        "group": dict(key.group),
+        "window_start": format_rfc3339(key.start_ms),
+        "window_end": format_rfc3339(end_ms),
+        "window_size": key.size,
+        "revision": revision,
+        "value": value,
+        "delta": delta,
+        "events": events,
+        "reason": reason,
+        "receipt": receipt,
+    }
+
+
+def receipt(
+    shares: Mapping[int, Contribution], *, watermark_ms: int | None, version: int, events: int, digest: bytes
+) -> dict[str, object]:
+    """What a window's total rests on, for whoever doubts it (design §4).
+
+    Per source partition: events counted, the first and last usage offset that contributed, and the order-independent
+    digest of the event ids (sum of their BLAKE2b-128 modulo 2^128, hex); the same over all; the watermark that decided.
+    """
+    return {
+        "events": events,
+        "digest": digest.hex(),
+        "watermark": None if watermark_ms is None else format_rfc3339(watermark_ms),
+        "meter_version": version,
+        "sources": [
+            {
+                "partition": source,
+                "events": share.events,
+                "first_offset": share.first,
+                "last_offset": share.through,
+                "digest": share.digest.hex(),
+            }
+            for source, share in sorted(shares.items())
+        ],
+    }

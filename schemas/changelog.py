@@ -1,0 +1,68 @@
+"""What a checkpoint is made of: numbered chunks of entries, MessagePack, at most 64 KB each (design §2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from schemas.partials import RECORD_MAX
+
+
+class Entry(NamedTuple):
+    """One remembered thing: its kind, its key, its value, or None where it was touched and is gone (a removal)."""
+
+    kind: str
+    key: bytes
+    value: bytes | None
+
+
+class Chunk(msgspec.Struct, array_like=True, frozen=True):
+    """Chunk `index` of `of` of the checkpoint that leads from source offset `start` to source offset `end`.
+
+    writer, number: whose checkpoint this is and the how manyth: chunks of different owners never complete each other.
+    partitions: how many partitions the source topic has. definitions: digest of the definitions it was folded with.
+    snapshot: (changelog offset to read from, source offset it begins at) of the newest complete, accepted snapshot.
+    first_act: an empty snapshot, a partition's very first record.
+    """
+
+    writer: str
+    number: int
+    index: int
+    of: int
+    start: int
+    end: int
+    partitions: int
+    definitions: str
+    snapshot: tuple[int, int]
+    first_act: bool
+    entries: Sequence[tuple[str, bytes, bytes | None]]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Chunk)
+
+
+def encode(chunk: Chunk) -> bytes:
+    """The bytes of a chunk."""
+    return _encoder.encode(chunk)
+
+
+def decode(value: bytes) -> Chunk:
+    """A chunk. Raises msgspec.DecodeError for anything else: a changelog has no other writers."""
+    return _decoder.decode(value)
+
+
+def split(entries: Iterable[Entry], limit: int = RECORD_MAX - 512) -> list[list[Entry]]:
+    """Entries in groups whose encoding stays within `limit` bytes; at least one group, an empty one if there is nothing."""
+    groups: list[list[Entry]] = [[]]
+    size = 0
+    for entry in entries:
+        cost = len(entry.kind) + len(entry.key) + len(entry.value or b"") + 12
+        if groups[-1] and size + cost > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(entry)
+        size += cost
+    return groups

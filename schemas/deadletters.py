@@ -1,0 +1,77 @@
+"""Dead letters: what could not be counted, with its reason, its place and its original bytes (design §4, §6).
+
+One JSON document a record, key `topic/partition/offset/index`: writing one twice is no second one. An original too large
+for one record travels in parts, `part` of `parts`, joined in order.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import orjson
+
+from schemas.times import format_rfc3339
+
+PART_MAX = 45_000
+"""Bytes of the original in one record: base64 and the other fields stay within 64 KB."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One event that met the fate `reason`: `malformed`, `invalid`, `future` or `too_late`.
+
+    detail: what was found and what was expected. recorded_ms: the record's own timestamp (append time), ms UTC.
+    index: place in the envelope, 0 for a single event. original: the bytes of this event, or of the undecodable record.
+    """
+
+    reason: str
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    index: int
+    recorded_ms: int
+    original: bytes
+    event_id: str | None = None
+    event_source: str | None = None
+    event_type: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The identity: `topic/partition/offset/index`."""
+        return f"{self.topic}/{self.partition}/{self.offset}/{self.index}"
+
+    def describe(self) -> dict[str, object]:
+        """Everything but the original, for people and for the record."""
+        return {
+            "reason": self.reason,
+            "detail": self.detail[:2000],
+            "topic": self.topic,
+            "partition": self.partition,
+            "offset": self.offset,
+            "index": self.index,
+            "time": format_rfc3339(self.recorded_ms),
+            "event_id": _short(self.event_id),
+            "event_source": _short(self.event_source),
+            "event_type": _short(self.event_type),
+        }
+
+    def records(self) -> Iterator[bytes]:
+        """The record values, at most 64 KB each."""
+        parts = max(1, -(-len(self.original) // PART_MAX))
+        for part in range(parts):
+            piece = self.original[part * PART_MAX : (part + 1) * PART_MAX]
+            yield orjson.dumps(
+                {
+                    **self.describe(),
+                    "part": part + 1,
+                    "parts": parts,
+                    "original_base64": base64.b64encode(piece).decode(),
+                }
+            )
+
+
+def _short(text: str | None) -> str | None:
+    return text if text is None or len(text) <= 1024 else text[:1024]

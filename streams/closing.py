@@ -1,0 +1,254 @@
+"""CLOSING: partials joined into running totals, windows closed, revised and sealed by the watermark (design §1, §3).
+
+`step` folds a batch and is pure. A window's life, decided at watermark records only:
+
+=========  ==================================================================================================
+open       a partial came; provisional
+closed     joined watermark >= end + grace: revision 1
+revised    something was counted since, and the watermark moved on by `revise_every`: revision n + 1, its delta
+sealed     watermark >= end + correct_for: what is pending leaves as a last revision, then the window is forgotten
+=========  ==================================================================================================
+
+Revisions go to the outbox; they leave only when the checkpoint that carries them is accepted (design §2.6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Context, Decimal, Inexact, InvalidOperation
+
+import msgspec
+import orjson
+
+from schemas.definitions import Definitions, Meter
+from schemas.errors import PartitionStopped
+from schemas.numbers import format_quantity
+from schemas.partials import NEVER, Partial, Partials, Watermark, decode
+from schemas.records import Batch, Record
+from schemas.windows import Revision, WindowKey, document, receipt
+from tables.aggregates import events_and_digest, value
+from tables.closing import ClosingTable, WindowState
+from tables.durable import Durable
+from tables.effects import Procedure
+
+_EXACT = Context(prec=200, traps=[Inexact, InvalidOperation])
+"""Deltas are exact, those of averages too: 20 digits before the point, and at most some 60 after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that must not happen: what, where, and what to do about it."""
+
+    kind: str
+    where: str
+    what: str
+    hint: str
+
+
+class Closing:
+    """One partials partition: its table and the step over it.
+
+    `changed` collects the windows whose running total or state moved, for the live feed; `revised` the documents decided;
+    `alarms` what a step found wrong. The shell takes them after each step.
+    """
+
+    def __init__(
+        self, definitions: Definitions, topic: str, partition: int, durable: Durable, table: ClosingTable
+    ) -> None:
+        self.table = table
+        self.durable = durable
+        self.changed: dict[WindowKey, None] = {}
+        self.revised: list[dict[str, object]] = []
+        self.alarms: list[Alarm] = []
+        self._topic = topic
+        self._partition = partition
+        self._stream = definitions.stream
+        self._meters: dict[str, Meter] = {meter.slug: meter for meter in definitions.meters}
+        self._sizes = {(m.slug, w.size): w.size_ms for m in definitions.meters for w in m.windows}
+
+    def recover(self) -> Procedure[None]:
+        """Restores the table and what is due when."""
+        yield from self.durable.recover()
+        self.table.schedule_restored(
+            {key: (self._end_ms(key), self._meters[key.meter].grace_ms) for key in self.table.windows}
+        )
+
+    def step(self, batch: Batch) -> None:
+        """Folds the records of one batch that are not folded yet. Raises PartitionStopped for a record of somebody else."""
+        table = self.table
+        assert batch.start <= table.position, "a batch is never folded over a gap (design §2.4)"
+        for record in batch.records:
+            if record.offset >= table.position:
+                self._fold(record)
+                table.position = record.offset + 1
+        table.position = max(table.position, batch.end)
+
+    def checkpoint(self, *, snapshot_due: bool = False) -> Procedure[bool]:
+        """Makes the state durable; then, and only then, its revisions are visible to DELIVERY."""
+        written = yield from self.durable.checkpoint(snapshot_due=snapshot_due)
+        if written:
+            self.table.outbox.accepted()
+        return written
+
+    def describe(self, key: WindowKey) -> dict[str, object] | None:
+        """A window in memory as its document, with `state` (`open|closed`), the current value, and `pending`."""
+        window = self.table.windows.get(key)
+        if window is None:
+            return None
+        events, digest = events_and_digest(window.shares)
+        pending = window.revision > 0 and (events, digest) != (window.said_events, window.said_digest)
+        watermark_ms = self.table.watermark_ms
+        current = self._value(key, window)
+        said = window.said_value if window.revision else None
+        return self._document(
+            key,
+            window,
+            current,
+            _EXACT.subtract(current, said) if said is not None else current,
+            "open" if window.revision == 0 else "closed" if window.revision == 1 else "late",
+            None if watermark_ms == NEVER else watermark_ms,
+        ) | {"state": "closed" if window.revision else "open", "pending": pending}
+
+    def _fold(self, record: Record) -> None:
+        try:
+            message = decode(record.value or b"")
+        except msgspec.DecodeError as error:
+            raise PartitionStopped(
+                self._topic,
+                self._partition,
+                f"record {record.offset} is neither partials nor a watermark ({error})",
+                hint="something else writes to this topic; give it to meterline alone",
+            ) from None
+        if isinstance(message, Partials):
+            if message.source >= len(self.table.sources):
+                raise PartitionStopped(
+                    self._topic,
+                    self._partition,
+                    f"record {record.offset} comes from usage partition {message.source}, but usage has "
+                    f"{len(self.table.sources)} partitions",
+                    hint="partition counts never change in place; use new topics and a new METERLINE_APP_ID",
+                )
+            for partial in message.items:
+                self._join(message.source, partial)
+        else:
+            self._watermark(message)
+
+    def _join(self, source_number: int, partial: Partial) -> None:
+        """Per source the highest `through` holds; members are united, every piece (design §2.5)."""
+        table, key, source = self.table, partial.key, self.table.sources[source_number]
+        window = table.windows.get(key)
+        if window is None:
+            end_ms = self._end_ms(key)
+            if table.watermark_ms >= end_ms + self._stream.correct_for_ms:
+                if partial.share.through > source.through:
+                    self._alarm("partial_of_sealed_window", f"{key.meter} of {key.subject}, source {source_number}")
+                return
+            window = table.open(key, partial, end_ms, self._meters[key.meter].grace_ms)
+        held = window.shares.get(source_number)
+        if held is None or partial.share.through > held.through:
+            source.joined += partial.share.events - (held.events if held is not None else 0)
+            source.partial_through = max(source.partial_through, partial.share.through)
+            window.shares[source_number] = partial.share
+            table.touch_source(source_number)
+        if partial.members:
+            table.join_members(key, partial.members)
+        table.touch(key)
+        self.changed[key] = None
+        if window.revision:
+            table.changed.add(key)
+
+    def _watermark(self, mark: Watermark) -> None:
+        table = self.table
+        table.join_watermark(mark)
+        source = table.sources[mark.source]
+        if mark.through >= source.partial_through and mark.folds != source.joined:
+            self._alarm(
+                "stages_out_of_balance",
+                f"usage partition {mark.source} sent {mark.folds} folds, {source.joined} were joined",
+            )
+        watermark_ms = table.watermark_ms
+        for key in sorted(table.take_due(watermark_ms)):
+            if key in table.windows and table.windows[key].revision == 0:
+                self._revise(key, "closed", watermark_ms)
+        for key in sorted(table.changed):
+            window = table.windows[key]
+            if not window.pending():
+                table.changed.discard(key)
+            elif watermark_ms >= window.revised_at_ms + self._stream.revise_every_ms:
+                self._revise(key, "late", watermark_ms)
+        for key in sorted(table.take_sealed(watermark_ms)):
+            if table.windows[key].pending():
+                self._revise(key, "seal", watermark_ms)
+            table.remove(key)
+            self.changed[key] = None
+
+    def _revise(self, key: WindowKey, reason: str, watermark_ms: int) -> None:
+        table = self.table
+        window = table.windows[key]
+        current = self._value(key, window)
+        delta = current if window.said_value is None else _EXACT.subtract(current, window.said_value)
+        window.revision += 1
+        window.revised_at_ms = watermark_ms
+        window.said_events, window.said_digest = events_and_digest(window.shares)
+        window.said_value = current
+        body = self._document(key, window, current, delta, reason, watermark_ms)
+        table.outbox.put(Revision(str(body["id"]), window.revision, key.subject, orjson.dumps(body)))
+        table.counters.revisions += 1
+        table.counters.windows_closed += window.revision == 1
+        table.changed.discard(key)
+        table.touch(key)
+        self.changed[key] = None
+        self.revised.append(body)
+
+    def _value(self, key: WindowKey, window: WindowState) -> Decimal:
+        return value(self._meters[key.meter].aggregation, window.shares, len(self.table.members.get(key, ())))
+
+    def _document(
+        self,
+        key: WindowKey,
+        window: WindowState,
+        current: Decimal,
+        delta: Decimal,
+        reason: str,
+        watermark_ms: int | None,
+    ) -> dict[str, object]:
+        meter = self._meters[key.meter]
+        events, digest = events_and_digest(window.shares)
+        return document(
+            key,
+            aggregation=meter.aggregation,
+            unit=meter.unit,
+            version=window.version,
+            end_ms=self._end_ms(key),
+            revision=window.revision,
+            value=format_quantity(current),
+            delta=format_quantity(delta),
+            events=events,
+            reason=reason,
+            receipt=receipt(
+                window.shares, watermark_ms=watermark_ms, version=window.version, events=events, digest=digest
+            ),
+        )
+
+    def _end_ms(self, key: WindowKey) -> int:
+        size_ms = self._sizes.get((key.meter, key.size))
+        if size_ms is None:
+            raise PartitionStopped(
+                self._topic,
+                self._partition,
+                f"a partial belongs to meter {key.meter!r} with windows of {key.size}, which the meters file does not have",
+                hint="start every worker with the same meters file",
+            )
+        return key.start_ms + size_ms
+
+    def _alarm(self, kind: str, what: str) -> None:
+        alarms = self.table.counters.alarms
+        alarms[kind] = alarms.get(kind, 0) + 1
+        self.alarms.append(
+            Alarm(
+                kind,
+                f"{self._topic}[{self._partition}]",
+                what,
+                "totals may be wrong: compare the windows' receipts with the usage log before invoicing",
+            )
+        )

@@ -1,0 +1,228 @@
+"""What CLOSING remembers of one partials partition: each source's watermark, the windows, the outbox."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import msgspec
+
+from schemas.changelog import Entry
+from schemas.partials import NEVER, Contribution, Partial, Watermark
+from schemas.windows import WindowKey
+from tables.aggregates import events_and_digest
+from tables.metering import decode_key, encode_key, member_pieces, split_members
+from tables.outbox import Outbox
+
+
+class SourceState(msgspec.Struct, array_like=True):
+    """What is known of one source partition.
+
+    watermark_ms, through, folds: joined from its watermarks, the newest by `through`, the watermark by maximum.
+    partial_through: highest `through` of a joined partial. joined: folds joined so far, to compare with `folds`.
+    """
+
+    watermark_ms: int = NEVER
+    through: int = -1
+    partial_through: int = -1
+    folds: int = 0
+    joined: int = 0
+
+
+class WindowState(msgspec.Struct, array_like=True):
+    """One window: a share per source partition, and what was last said about it.
+
+    revision: the last one, 0 while open. revised_at_ms: the joined watermark then. said_events, said_digest, said_value:
+    what the last revision said. A window has a pending change where events or digest differ from that.
+    """
+
+    version: int
+    shares: dict[int, Contribution]
+    revision: int = 0
+    revised_at_ms: int = NEVER
+    said_events: int = 0
+    said_digest: bytes = b""
+    said_value: Decimal | None = None
+
+    def pending(self) -> bool:
+        """Whether something was counted that no revision has said yet."""
+        return events_and_digest(self.shares) != (self.said_events, self.said_digest)
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts of this partition since the deployment began. alarms: by kind; each is also told as an effect of its step."""
+
+    windows_opened: int = 0
+    windows_closed: int = 0
+    windows_sealed: int = 0
+    revisions: int = 0
+    delivered: dict[str, int] = field(default_factory=dict)
+    alarms: dict[str, int] = field(default_factory=dict)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_source_decoder = msgspec.msgpack.Decoder(SourceState)
+_window_decoder = msgspec.msgpack.Decoder(WindowState)
+_counters_decoder = msgspec.msgpack.Decoder(Counters)
+
+
+class ClosingTable:
+    """The state of one partials partition; a function of that partition's log up to `position`, and of what was delivered.
+
+    sources: N, how many partitions the usage topic has. sinks: names of those that get every revision.
+    """
+
+    additive = frozenset({"members"})
+
+    def __init__(self, sources: int, correct_for_ms: int, sinks: tuple[str, ...]) -> None:
+        self.position = 0
+        self.sources = [SourceState() for _ in range(sources)]
+        self.windows: dict[WindowKey, WindowState] = {}
+        self.members: dict[WindowKey, set[bytes]] = {}
+        self.outbox = Outbox(sinks)
+        self.counters = Counters()
+        self.changed: set[WindowKey] = set()
+        self._correct_for_ms = correct_for_ms
+        self._closes: list[tuple[int, WindowKey]] = []
+        self._seals: list[tuple[int, WindowKey]] = []
+        self._touched: set[WindowKey] = set()
+        self._touched_sources: set[int] = set()
+        self._new_members: dict[WindowKey, set[bytes]] = {}
+        self._started_at = -1
+
+    @property
+    def watermark_ms(self) -> int:
+        """The joined watermark: the minimum over all source partitions; NEVER until each has said something."""
+        return min(source.watermark_ms for source in self.sources)
+
+    def touch(self, key: WindowKey) -> None:
+        """The window's state changed."""
+        self._touched.add(key)
+
+    def touch_source(self, source: int) -> None:
+        """A source's state changed."""
+        self._touched_sources.add(source)
+
+    def open(self, key: WindowKey, partial: Partial, end_ms: int, grace_ms: int) -> WindowState:
+        """A window that was not there: due to close at end + grace, to be sealed at end + correct_for."""
+        window = WindowState(partial.version, {})
+        self.windows[key] = window
+        self.counters.windows_opened += 1
+        self._schedule(key, window, end_ms, grace_ms)
+        return window
+
+    def join_members(self, key: WindowKey, members: bytes) -> None:
+        """Unites a piece of members."""
+        held = self.members.setdefault(key, set())
+        for member in split_members(members):
+            if member not in held:
+                held.add(member)
+                self._new_members.setdefault(key, set()).add(member)
+
+    def join_watermark(self, mark: Watermark) -> None:
+        """The newest by `through` is believed; a watermark never goes back."""
+        source = self.sources[mark.source]
+        self.touch_source(mark.source)
+        source.watermark_ms = max(source.watermark_ms, mark.watermark_ms)
+        if mark.through >= source.through:
+            source.through, source.folds = mark.through, mark.folds
+
+    def take_due(self, watermark_ms: int) -> list[WindowKey]:
+        """Open windows whose end + grace has passed; each is given once."""
+        return _pop_due(self._closes, watermark_ms)
+
+    def take_sealed(self, watermark_ms: int) -> list[WindowKey]:
+        """Windows whose end + correct_for has passed; each is given once."""
+        return _pop_due(self._seals, watermark_ms)
+
+    def remove(self, key: WindowKey) -> None:
+        """A sealed window is forgotten. It is never made again (design §2.5)."""
+        del self.windows[key]
+        self.members.pop(key, None)
+        self._new_members.pop(key, None)
+        self.changed.discard(key)
+        self.counters.windows_sealed += 1
+        self.touch(key)
+
+    def touched(self) -> list[Entry]:
+        """See `tables.durable.Table`."""
+        outbox = self.outbox.touched()
+        if self.position == self._started_at and not self._touched and not outbox:
+            return []
+        self._started_at = self.position
+        keys, self._touched = sorted(self._touched), set()
+        sources, self._touched_sources = sorted(self._touched_sources), set()
+        members, self._new_members = self._new_members, {}
+        entries = [self._counters(), *(self._source(source) for source in sources)]
+        entries += [self._entry(key) for key in keys]
+        entries += outbox
+        for key in sorted(members):
+            entries += member_pieces(key, members[key])
+        return entries
+
+    def units(self) -> list[Hashable]:
+        """See `tables.durable.Table`: counters, sources, windows, outbox entries."""
+        return [None, *range(len(self.sources)), *self.windows, *self.outbox.units()]
+
+    def slice(self, unit: Hashable) -> Iterable[Entry]:
+        """See `tables.durable.Table`."""
+        if unit is None:
+            return [self._counters()]
+        if isinstance(unit, int):
+            return [self._source(unit)]
+        if isinstance(unit, WindowKey):
+            if unit not in self.windows:
+                return []
+            return [self._entry(unit), *member_pieces(unit, self.members.get(unit, ()))]
+        assert isinstance(unit, str)
+        return self.outbox.slice(unit)
+
+    def restore(self, values: dict[tuple[str, bytes], bytes], pieces: list[Entry], position: int) -> None:
+        """See `tables.durable.Table`. `schedule_restored` must follow, with what the definitions say of each window."""
+        self.position = self._started_at = position
+        for (kind, raw), value in values.items():
+            if kind == "counters":
+                self.counters = _counters_decoder.decode(value)
+            elif kind == "source":
+                self.sources[int(raw)] = _source_decoder.decode(value)
+            elif kind == "window":
+                self.windows[decode_key(raw)] = _window_decoder.decode(value)
+            else:
+                self.outbox.restore(kind, raw, value)
+        self.outbox.restored()
+        for _, raw, piece in pieces:
+            key = decode_key(raw)
+            if key in self.windows and piece is not None:
+                self.members.setdefault(key, set()).update(split_members(piece))
+
+    def schedule_restored(self, ends: Mapping[WindowKey, tuple[int, int]]) -> None:
+        """Derives what is due when from the restored windows. ends: (end ms, grace ms) per window."""
+        for key, window in self.windows.items():
+            self._schedule(key, window, *ends[key])
+            if window.revision and window.pending():
+                self.changed.add(key)
+
+    def _schedule(self, key: WindowKey, window: WindowState, end_ms: int, grace_ms: int) -> None:
+        if window.revision == 0:
+            heapq.heappush(self._closes, (end_ms + grace_ms, key))
+        heapq.heappush(self._seals, (end_ms + self._correct_for_ms, key))
+
+    def _counters(self) -> Entry:
+        return Entry("counters", b"", _encoder.encode(self.counters))
+
+    def _source(self, source: int) -> Entry:
+        return Entry("source", b"%d" % source, _encoder.encode(self.sources[source]))
+
+    def _entry(self, key: WindowKey) -> Entry:
+        window = self.windows.get(key)
+        return Entry("window", encode_key(key), None if window is None else _encoder.encode(window))
+
+
+def _pop_due(heap: list[tuple[int, WindowKey]], watermark_ms: int) -> list[WindowKey]:
+    due = []
+    while heap and heap[0][0] <= watermark_ms:
+        due.append(heapq.heappop(heap)[1])
+    return due

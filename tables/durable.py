@@ -1,0 +1,307 @@
+"""Checkpoint and recovery of one partition's state (design §2.2, §2.3).
+
+The order, and why:
+
+Checkpoint
+  1. (the stage emits through the offset, acknowledged: nothing is checkpointed that was not sent)
+  2. produce the chunks: every entry *touched* since the last accepted checkpoint, removals too, and a slice of a snapshot
+     where one is rolling; labelled `start` to `end`
+  3. all acknowledged: commit `end`. The commit accepts the checkpoint; until then it is nothing
+  4. accepted: what waited for durability may be acted on
+
+Recovery
+  1. the committed offset C, then the changelog's bounds: a known end, so it cannot hang
+  2. the changelog's last record names the newest complete, accepted snapshot; read from there to the end
+  3. ignore chunks that reach beyond C (never accepted) or end before the snapshot's source offset (older than it)
+  4. whole checkpoints must link, start to end, from the snapshot's offset to exactly C, or the partition stops
+  5. per key the highest `end` wins, a removal too; additive kinds are united
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
+
+import msgspec
+
+from schemas import changelog
+from schemas.changelog import Chunk, Entry
+from schemas.errors import ConfigurationError, PartitionStopped
+from schemas.records import Out
+from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
+
+
+class DefinitionsDiffer(ConfigurationError):
+    """The state was counted with other definitions: this worker must not go on (design §3)."""
+
+
+class Table(Protocol):
+    """The state of one partition, as the checkpoint sees it."""
+
+    additive: frozenset[str]
+    """Kinds whose entries are pieces to be united, not values to be replaced."""
+
+    position: int
+    """The next source offset to fold."""
+
+    def touched(self) -> list[Entry]:
+        """Every entry touched since the last call, in a deterministic order; forgets that it was."""
+
+    def units(self) -> list[Hashable]:
+        """What a snapshot consists of now: names for `slice`."""
+
+    def slice(self, unit: Hashable) -> Iterable[Entry]:
+        """The entries of one unit as they are now; none where it is gone."""
+
+    def restore(self, values: dict[tuple[str, bytes], bytes], pieces: list[Entry], position: int) -> None:
+        """Become the state at `position`: the surviving values, and the pieces of additive kinds."""
+
+
+@dataclass(slots=True)
+class _Rolling:
+    """A snapshot being written: where its first slice begins, the source offset it begins at, and what is left."""
+
+    log_offset: int
+    source_offset: int
+    rest: list[Hashable]
+
+
+@dataclass(slots=True)
+class Durable:
+    """Makes one `Table` durable in one changelog partition.
+
+    writer: unique name of this owner's incarnation. slice_bytes: how much of a snapshot goes along with one checkpoint.
+    snapshot_min_bytes: below this many changelog bytes no snapshot is begun.
+    """
+
+    table: Table
+    source_topic: str
+    changelog_topic: str
+    partition: int
+    partitions: int
+    definitions: str
+    writer: str
+    slice_bytes: int = 4_000_000
+    snapshot_min_bytes: int = 1_000_000
+    on_restored: Callable[[float], None] = lambda _share: None
+
+    accepted: int = field(default=-1, init=False)
+    snapshot: tuple[int, int] = field(default=(0, 0), init=False)
+    number: int = field(default=0, init=False)
+    _log_end: int = field(default=0, init=False)
+    _since_snapshot: int = field(default=0, init=False)
+    _live_bytes: int = field(default=0, init=False)
+    _rolling: _Rolling | None = field(default=None, init=False)
+
+    def recover(self) -> Procedure[None]:
+        """Restores the table at exactly the committed offset; a partition's very first act where there is none.
+
+        Raises PartitionStopped where the logs do not prove the state, DefinitionsDiffer where it was counted otherwise.
+        """
+        committed: int | None = yield ReadCommitted()
+        source_begin, source_end = yield ReadBounds(self.source_topic)
+        begin, end = yield ReadBounds(self.changelog_topic)
+        self._log_end = end
+        if committed is None:
+            yield from self._first_act(source_begin, begin, end)
+            return
+        if committed < source_begin:
+            self._stop(
+                f"the committed offset {committed} is no longer in {self.source_topic}, which begins at {source_begin}: "
+                f"{source_begin - committed} offsets were removed before they were counted",
+                "the records are gone from the log; restore them from Event Hubs Capture or the producers, and do not "
+                "reset the offset: counting on would bill too little without saying so",
+            )
+        if committed > source_end:
+            self._stop(
+                f"the committed offset {committed} lies beyond the end of {self.source_topic}, {source_end}",
+                "the topic was made anew or belongs to another deployment; use a new METERLINE_APP_ID and new state topics",
+            )
+        if end == begin:
+            self._stop(
+                f"there is a committed offset ({committed}) but the changelog {self.changelog_topic} is empty",
+                "retention removed the state, or it is another topic; set its retention above the checkpoint interval by "
+                "far, and rebuild into new state and partials topics with a new METERLINE_APP_ID",
+            )
+        yield from self._replay(committed, begin, end)
+
+    def checkpoint(self, *, snapshot_due: bool = False) -> Procedure[bool]:
+        """Makes the table durable at its position. True if something was written, False where nothing had changed."""
+        table, end = self.table, self.table.position
+        assert end >= self.accepted, "a checkpoint never goes back"
+        entries = table.touched()
+        if not entries and end == self.accepted and self._rolling is None:
+            return False
+        rolling = self._rolling
+        if rolling is None and (snapshot_due or self._since_snapshot > max(self._live_bytes, self.snapshot_min_bytes)):
+            rolling = self._rolling = _Rolling(self._log_end, end, table.units())
+            self._live_bytes = 0
+        groups = changelog.split(entries)
+        if rolling is not None:
+            slices = self._next_slices(rolling)
+            self._live_bytes += sum(len(e.key) + len(e.value or b"") for e in slices)
+            groups += [group for group in changelog.split(slices) if group]
+        values = self._chunks(groups, self.accepted, end)
+        offsets: list[int] = yield Produce([Out(self.changelog_topic, self.partition, None, value) for value in values])
+        self._log_end = max(self._log_end, max(offsets) + 1)
+        yield Commit(end)
+        self.accepted = end
+        self._since_snapshot += sum(map(len, values))
+        if rolling is not None and not rolling.rest:
+            self.snapshot = (rolling.log_offset, rolling.source_offset)
+            self._rolling, self._since_snapshot = None, 0
+        return True
+
+    def _first_act(self, source_begin: int, begin: int, end: int) -> Procedure[None]:
+        at = begin
+        while at < end:
+            records: list[tuple[int, bytes]] = yield ReadLog(self.changelog_topic, at, end)
+            if not records:
+                break
+            for offset, value in records:
+                if not self._decode(offset, value).first_act:
+                    self._stop(
+                        f"the changelog {self.changelog_topic} holds state, but there is no committed offset for "
+                        f"{self.source_topic}",
+                        "the group's offsets expired or METERLINE_APP_ID changed; bring the old id back, or begin with new "
+                        "state and partials topics. Starting from nothing here would overwrite true totals",
+                    )
+            at = records[-1][0] + 1
+        self.snapshot = (end, source_begin)
+        self.table.restore({}, [], source_begin)
+        values = self._chunks([[]], source_begin, source_begin, first_act=True)
+        offsets: list[int] = yield Produce([Out(self.changelog_topic, self.partition, None, value) for value in values])
+        self._log_end = max(offsets) + 1
+        yield Commit(source_begin)
+        self.accepted = source_begin
+
+    def _replay(self, committed: int, begin: int, end: int) -> Procedure[None]:
+        last = yield from self._last_chunk(begin, end)
+        log_offset, floor = last.snapshot
+        if log_offset < begin or floor > committed:
+            self._stop(
+                f"the newest snapshot of {self.changelog_topic} began at its offset {log_offset}, which now begins at {begin}",
+                "retention cut the changelog; give it more retention, and rebuild into new state and partials topics",
+            )
+        best: dict[tuple[str, bytes], tuple[int, bytes | None]] = {}
+        pieces: list[Entry] = []
+        seen: dict[tuple[str, int, int, int, int], set[int]] = {}
+        newest: Chunk | None = None
+        additive = self.table.additive
+        at, read = log_offset, 0
+        while at < end:
+            records: list[tuple[int, bytes]] = yield ReadLog(self.changelog_topic, at, end)
+            if not records:
+                break
+            for offset, value in records:
+                chunk = self._decode(offset, value)
+                self._check_partitions(chunk)
+                if chunk.end > committed or chunk.end < floor:
+                    continue
+                read += len(value)
+                seen.setdefault((chunk.writer, chunk.number, chunk.start, chunk.end, chunk.of), set()).add(chunk.index)
+                if newest is None or chunk.end >= newest.end:
+                    newest = chunk
+                for kind, key, content in chunk.entries:
+                    if kind in additive:
+                        pieces.append(Entry(kind, key, content))
+                        continue
+                    known = best.get((kind, key))
+                    if known is None or chunk.end >= known[0]:
+                        best[kind, key] = (chunk.end, content)
+            at = records[-1][0] + 1
+            self.on_restored((at - log_offset) / max(1, end - log_offset))
+        self._check_links(seen, floor, committed)
+        if newest is not None and newest.definitions != self.definitions:
+            raise DefinitionsDiffer(
+                "this partition was counted with other meters or stream settings",
+                where=f"{self.source_topic}[{self.partition}]",
+                hint="start every worker with the meters file the deployment began with; changing definitions in place "
+                "is not built yet: use a new METERLINE_APP_ID with new state and partials topics",
+            )
+        self.snapshot, self.accepted, self._since_snapshot, self._live_bytes = (log_offset, floor), committed, read, 0
+        self.table.restore({k: v for k, (_, v) in best.items() if v is not None}, pieces, committed)
+
+    def _last_chunk(self, begin: int, end: int) -> Procedure[Chunk]:
+        back = 1
+        while True:
+            at = max(begin, end - back)
+            records: list[tuple[int, bytes]] = yield ReadLog(self.changelog_topic, at, end)
+            while records and records[-1][0] + 1 < end:
+                more: list[tuple[int, bytes]] = yield ReadLog(self.changelog_topic, records[-1][0] + 1, end)
+                if not more:
+                    break
+                records = more
+            if records:
+                return self._decode(*records[-1])
+            if at == begin:
+                self._stop(
+                    f"the changelog {self.changelog_topic} says it has records ({begin} to {end}), but none can be read",
+                    "look at the broker; nothing was changed",
+                )
+            back *= 2
+
+    def _next_slices(self, rolling: _Rolling) -> list[Entry]:
+        slices: list[Entry] = []
+        size = 0
+        while rolling.rest and size < self.slice_bytes:
+            for entry in self.table.slice(rolling.rest.pop()):
+                slices.append(entry)
+                size += len(entry.key) + len(entry.value or b"")
+        return slices
+
+    def _chunks(self, groups: list[list[Entry]], start: int, end: int, first_act: bool = False) -> list[bytes]:
+        self.number += 1
+        return [
+            changelog.encode(
+                Chunk(
+                    writer=self.writer,
+                    number=self.number,
+                    index=index,
+                    of=len(groups),
+                    start=start,
+                    end=end,
+                    partitions=self.partitions,
+                    definitions=self.definitions,
+                    snapshot=self.snapshot,
+                    first_act=first_act,
+                    entries=list(group),
+                )
+            )
+            for index, group in enumerate(groups)
+        ]
+
+    def _decode(self, offset: int, value: bytes) -> Chunk:
+        try:
+            return changelog.decode(value)
+        except msgspec.DecodeError as error:
+            self._stop(
+                f"record {offset} of {self.changelog_topic} is no chunk of a checkpoint ({error})",
+                "something else writes to this topic; give meterline's state topics to meterline alone",
+            )
+
+    def _check_partitions(self, chunk: Chunk) -> None:
+        if chunk.partitions != self.partitions:
+            self._stop(
+                f"the changelog {self.changelog_topic} belongs to a {self.source_topic} of {chunk.partitions} partitions; "
+                f"it has {self.partitions} now",
+                "partition counts never change in place: keys would move. Use new topics and a new METERLINE_APP_ID",
+            )
+
+    def _check_links(self, seen: dict[tuple[str, int, int, int, int], set[int]], floor: int, committed: int) -> None:
+        links = sorted((end, start) for (_, _, start, end, of), got in seen.items() if len(got) == of)
+        reached = {floor}
+        for end, start in links:
+            if start in reached or end == floor:
+                reached.add(end)
+        if committed not in reached:
+            self._stop(
+                f"the checkpoints in {self.changelog_topic} do not lead from the snapshot at {floor} to the committed "
+                f"offset {committed}; they reach {max(reached)}",
+                "the changelog lost records or the committed offset was moved by hand; put the offset back, or rebuild "
+                "into new state and partials topics",
+            )
+
+    def _stop(self, what: str, hint: str) -> NoReturn:
+        raise PartitionStopped(self.source_topic, self.partition, what, hint=hint)

@@ -1,0 +1,213 @@
+"""What METERING remembers of one source partition: watermark, ledger, known ids, partials, folds per target."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterable, Iterator
+
+import msgspec
+
+from schemas.changelog import Entry
+from schemas.partials import MEMBER_BYTES, NEVER, Contribution
+from schemas.windows import WindowKey
+from tables.aggregates import Share
+from tables.dedupe import KnownIds
+from tables.ledger import Ledger
+
+_PIECE = 32_000 // MEMBER_BYTES * MEMBER_BYTES
+_META_KEY = b""
+
+
+class _Meta(msgspec.Struct, array_like=True):
+    watermark_ms: int
+    counts: list[int]
+    reasons: dict[str, int]
+    folds: list[int]
+
+
+class _Saved(msgspec.Struct, array_like=True):
+    seal_ms: int
+    version: int
+    share: Contribution
+
+
+class OpenPartial:
+    """One partial: its share, when its window is sealed (watermark ms), the meter's version, and the members, if any.
+
+    fresh_members: those not yet part of an accepted checkpoint; they travel again with every emit until they are.
+    """
+
+    __slots__ = ("fresh_members", "members", "seal_ms", "share", "version")
+
+    def __init__(self, share: Share, seal_ms: int, version: int) -> None:
+        self.share = share
+        self.seal_ms = seal_ms
+        self.version = version
+        self.members: set[bytes] = set()
+        self.fresh_members: set[bytes] = set()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_meta_decoder = msgspec.msgpack.Decoder(_Meta)
+_saved_decoder = msgspec.msgpack.Decoder(_Saved)
+_key_decoder = msgspec.msgpack.Decoder(tuple[str, str, tuple[tuple[str, str], ...], int, str])
+_COUNTS = ("read", "counted", "duplicate", "unmatched", "dead_lettered", "late", "ticks", "ticks_refused", "keyless")
+
+
+def encode_key(key: WindowKey) -> bytes:
+    """A window's key inside a changelog entry."""
+    return _encoder.encode(tuple(key))
+
+
+def decode_key(raw: bytes) -> WindowKey:
+    """The window's key of a changelog entry."""
+    return WindowKey(*_key_decoder.decode(raw))
+
+
+def member_pieces(key: WindowKey, members: Iterable[bytes]) -> Iterator[Entry]:
+    """Members of one window as additive entries of bounded size, in a deterministic order."""
+    joined = b"".join(sorted(members))
+    name = encode_key(key)
+    for at in range(0, len(joined), _PIECE):
+        yield Entry("members", name, joined[at : at + _PIECE])
+
+
+def split_members(joined: bytes) -> list[bytes]:
+    """The members in a joined piece, 16 bytes each."""
+    return [joined[at : at + MEMBER_BYTES] for at in range(0, len(joined), MEMBER_BYTES)]
+
+
+class MeteringTable:
+    """The state of one source partition; a function of that partition's log up to `position` (design §2.1).
+
+    dirty: partials changed since the last emit, kept even where the window was sealed meanwhile: what is to be forgotten
+    leaves first (design §2.2).
+    """
+
+    additive = frozenset({"ids", "members"})
+
+    def __init__(self, targets: int, correct_for_ms: int) -> None:
+        self.position = 0
+        self.watermark_ms = NEVER
+        self.ledger = Ledger()
+        self.folds = [0] * targets
+        self.partials: dict[WindowKey, OpenPartial] = {}
+        self.dirty: dict[WindowKey, OpenPartial] = {}
+        self.ids = KnownIds(correct_for_ms)
+        self._correct_for_ms = correct_for_ms
+        self._seals: list[tuple[int, WindowKey]] = []
+        self._touched: set[WindowKey] = set()
+        self._new_members: dict[WindowKey, set[bytes]] = {}
+        self._checkpointed: dict[WindowKey, set[bytes]] = {}
+        self._started_at = -1
+
+    def raise_watermark(self, time_ms: int) -> None:
+        """The partition's clock moves on, never back; partials and ids that this seals or makes too old are forgotten."""
+        if time_ms <= self.watermark_ms:
+            return
+        self.watermark_ms = time_ms
+        self.ids.evict(time_ms)
+        while self._seals and self._seals[0][0] <= time_ms:
+            _, key = heapq.heappop(self._seals)
+            if self.partials.pop(key, None) is not None:
+                self._touched.add(key)
+                self._new_members.pop(key, None)
+
+    def partial(self, key: WindowKey, end_ms: int, version: int, offset: int) -> OpenPartial:
+        """The partial of a window, made where there is none; marked as touched and to be emitted."""
+        partial = self.partials.get(key)
+        if partial is None:
+            partial = OpenPartial(Share(offset), end_ms + self._correct_for_ms, version)
+            self.partials[key] = partial
+            heapq.heappush(self._seals, (partial.seal_ms, key))
+        self._touched.add(key)
+        self.dirty[key] = partial
+        return partial
+
+    def add_member(self, key: WindowKey, partial: OpenPartial, member: bytes) -> None:
+        """One more thing to be told apart in a window of a unique count."""
+        if member not in partial.members:
+            partial.members.add(member)
+            partial.fresh_members.add(member)
+            self._new_members.setdefault(key, set()).add(member)
+
+    def take_dirty(self) -> list[tuple[WindowKey, OpenPartial]]:
+        """Partials changed since the last call, in the order of their keys."""
+        dirty, self.dirty = self.dirty, {}
+        return sorted(dirty.items(), key=lambda item: item[0])
+
+    def accepted(self) -> None:
+        """The checkpoint whose entries `touched` gave is accepted: its members need not travel again."""
+        for key, members in self._checkpointed.items():
+            partial = self.partials.get(key)
+            if partial is not None:
+                partial.fresh_members -= members
+        self._checkpointed = {}
+
+    def touched(self) -> list[Entry]:
+        """See `tables.durable.Table`. Empty where nothing was folded since the last call."""
+        if self.position == self._started_at and not self._touched:
+            return []
+        self._started_at = self.position
+        keys, self._touched = sorted(self._touched), set()
+        self._checkpointed, self._new_members = self._new_members, {}
+        entries = [self._meta()]
+        entries += [self._entry(key) for key in keys]
+        entries += self.ids.touched()
+        for key in sorted(self._checkpointed):
+            entries += member_pieces(key, self._checkpointed[key])
+        return entries
+
+    def units(self) -> list[Hashable]:
+        """See `tables.durable.Table`: the meta entry, every partial, every bucket of ids."""
+        return [None, *self.partials, *self.ids.units()]
+
+    def slice(self, unit: Hashable) -> Iterable[Entry]:
+        """See `tables.durable.Table`."""
+        if unit is None:
+            return [self._meta()]
+        if isinstance(unit, WindowKey):
+            partial = self.partials.get(unit)
+            return [] if partial is None else [self._entry(unit), *member_pieces(unit, partial.members)]
+        assert isinstance(unit, int)
+        return list(self.ids.slice(unit))
+
+    def restore(self, values: dict[tuple[str, bytes], bytes], pieces: list[Entry], position: int) -> None:
+        """See `tables.durable.Table`. Members whose window is sealed are dropped, ids that are too late evicted."""
+        self.position = self._started_at = position
+        for (kind, raw), value in values.items():
+            if kind == "meta":
+                self._restore_meta(_meta_decoder.decode(value))
+            else:
+                saved = _saved_decoder.decode(value)
+                key = decode_key(raw)
+                partial = OpenPartial(Share.of(saved.share), saved.seal_ms, saved.version)
+                self.partials[key] = partial
+                self._seals.append((saved.seal_ms, key))
+        heapq.heapify(self._seals)
+        for kind, raw, piece in pieces:
+            assert piece is not None
+            if kind == "ids":
+                self.ids.restore(piece)
+            elif (held := self.partials.get(decode_key(raw))) is not None:
+                held.members.update(split_members(piece))
+        self.ids.evict(self.watermark_ms)
+
+    def _meta(self) -> Entry:
+        counts = [getattr(self.ledger, name) for name in _COUNTS]
+        meta = _Meta(self.watermark_ms, counts, self.ledger.reasons, self.folds)
+        return Entry("meta", _META_KEY, _encoder.encode(meta))
+
+    def _restore_meta(self, meta: _Meta) -> None:
+        self.watermark_ms = meta.watermark_ms
+        for name, count in zip(_COUNTS, meta.counts, strict=True):
+            setattr(self.ledger, name, count)
+        self.ledger.reasons = meta.reasons
+        self.folds = meta.folds
+
+    def _entry(self, key: WindowKey) -> Entry:
+        partial = self.partials.get(key)
+        value = None
+        if partial is not None:
+            value = _encoder.encode(_Saved(partial.seal_ms, partial.version, partial.share.contribution()))
+        return Entry("partial", encode_key(key), value)
