@@ -42,8 +42,15 @@ class View(Protocol):
     async def stored_window(self, window_id: str, subject: str | None) -> Json | None:
         """The document in Cosmos (a sealed window is no longer in memory), or None. Raises SinkError where Cosmos is down."""
 
-    async def stored_totals(self, subject: str, meter: str | None, window_size: str | None) -> list[Json]:
-        """The documents of one subject in Cosmos, with `state: "sealed"` (the caller drops those it has from memory)."""
+    async def stored_totals(
+        self, subject: str, meter: str | None, window_size: str | None, *, after: str | None = None, limit: int = 1000
+    ) -> list[Json]:
+        """The documents of one subject in Cosmos, with `state: "sealed"` (the caller drops those it has from memory).
+
+        In order of `id`, only those with an id above `after`, at most `limit`: one page of one partition key, so that a
+        subject with years of windows is never read whole. Empty where no Cosmos is configured; raises SinkError where it
+        is down.
+        """
 
     def audit(self) -> dict[str, dict[str, int]]:
         """Usage partition -> ledger: read, counted, duplicate, unmatched, dead_lettered, late, ticks, ticks_refused, keyless,

@@ -1,0 +1,77 @@
+"""`GET /v1/audit`: the conservation ledger of every usage partition, and whether it holds (design §4).
+
+`balanced` says that the equation holds for every partition that is there; `complete`, that all are there. The answer is
+200 either way, because an auditor wants to see what there is: a partition without an owner, or one still restoring, is
+named in `missing`, and the totals are then those of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from aiohttp import web
+
+from web.answers import answer
+from web.gather import Gathered
+from web.parameters import Parameters
+from web.site import Site, site_of
+from web.view import Json, View
+
+FATES = ("counted", "duplicate", "unmatched", "dead_lettered")
+"""The four fates of an event; their sum is `read`, always."""
+COUNTS = ("read", *FATES, "late")
+"""`late` events are among the counted."""
+
+
+async def audit(request: web.Request) -> web.Response:
+    """`{"partitions": {p: {...}}, "total": {...}, "balanced", "complete", "missing", "missing_workers"}`."""
+    site = site_of(request)
+    if Parameters.of(request, ()).local:
+        return answer(local_audit(site.view))
+    return answer(await gather_audit(site))
+
+
+def local_audit(view: View) -> Json:
+    """This worker's partitions, and how many there are in all."""
+    return {"partitions": view.audit(), "of": view.usage_partitions}
+
+
+async def gather_audit(site: Site) -> Json:
+    """The audit over all workers; raises nothing for what peers do."""
+    return combine(await site.peers.ask("/v1/audit", {}, local_audit(site.view)))
+
+
+def combine(gathered: Gathered) -> Json:
+    """One audit from the workers' answers. Of a partition that two hold while it moves, the one that read more counts."""
+    partitions: dict[str, dict[str, int]] = {}
+    count = 0
+    for body in gathered.answers.values():
+        count = max(count, int(body.get("of", 0)))
+        for partition, ledger in body["partitions"].items():
+            held = partitions.get(str(partition))
+            if held is None or ledger["read"] > held["read"]:
+                partitions[str(partition)] = ledger
+    missing = sorted(set(range(count)) - {int(p) for p in partitions})
+    ordered = sorted(partitions.items(), key=lambda entry: int(entry[0]))
+    return {
+        "partitions": {p: {**ledger, "balanced": balances(ledger)} for p, ledger in ordered},
+        "total": total(partitions.values()),
+        "balanced": all(balances(ledger) for ledger in partitions.values()),
+        "complete": count > 0 and not missing,
+        "missing": missing,
+        "missing_workers": gathered.missing_workers,
+    }
+
+
+def balances(ledger: Mapping[str, int]) -> bool:
+    """read = counted + duplicate + unmatched + dead_lettered."""
+    return ledger["read"] == sum(ledger[fate] for fate in FATES)
+
+
+def total(ledgers: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The six counts, summed."""
+    sums = dict.fromkeys(COUNTS, 0)
+    for ledger in ledgers:
+        for name in COUNTS:
+            sums[name] += ledger[name]
+    return sums

@@ -1,0 +1,208 @@
+"""`GET /v1/totals`: running and closed totals of all partitions, a page at a time.
+
+Order: by subject, then by window id, which is meter, size and start (schemas/windows.py). A page is stable: its cursor is
+the last item's place in that order, so windows that change, open or close in between neither double nor hide others.
+`next` alone says whether there is more; a page may be shorter than `limit`.
+
+What a gap means. A total that is lower than the truth because a worker was not asked is worse on a bill than no answer:
+while a partials partition has nobody to answer for it, this is a 503 that names it. `partial=true` takes what there is,
+with `complete: false` and who is missing. With `subject`, sealed windows come from Cosmos; they are history, so where
+Cosmos is down the running totals still come, with `complete: false` and `stored` saying why.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from aiohttp import web
+
+from schemas.errors import SinkError
+from web.answers import Problem, answer
+from web.feed import age
+from web.gather import Gathered
+from web.parameters import Cursor, Parameters, bad, decode_cursor, encode_cursor
+from web.site import Site, site_of
+from web.view import Json, View
+
+STATES = ("open", "closed", "sealed")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked for; None: all. after: only what lies behind it. limit: windows at most."""
+
+    subject: str | None
+    meter: str | None
+    window_size: str | None
+    state: str | None
+    after: Cursor | None
+    limit: int
+
+    def params(self) -> dict[str, str]:
+        """As query parameters, for a peer."""
+        given = {"subject": self.subject, "meter": self.meter, "window_size": self.window_size, "state": self.state}
+        params = {name: value for name, value in given.items() if value is not None}
+        if self.after is not None:
+            params["cursor"] = encode_cursor(self.after)
+        return {**params, "limit": str(self.limit)}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Windows in order, where the next page begins, and what is missing.
+
+    complete: every partials partition was answered for. stored: why Cosmos gave nothing, or None.
+    """
+
+    items: list[Json]
+    next: Cursor | None
+    missing_partitions: list[int]
+    missing_workers: list[Json]
+    known: bool
+    stored: str | None
+
+    @property
+    def complete(self) -> bool:
+        """True if nothing is missing."""
+        return self.known and not self.missing_partitions and self.stored is None
+
+
+async def totals(request: web.Request) -> web.Response:
+    """`{"items": [...], "next": cursor or null, "complete": bool, …}`; see the module for 503."""
+    site = site_of(request)
+    names = ("subject", "meter", "window_size", "state", "limit", "cursor", "partial")
+    parameters = Parameters.of(request, names)
+    # A peer is asked for one more than the page has, to know whether there is more.
+    most = site.limits.page_max + parameters.local
+    query = Query(
+        parameters.subject(),
+        parameters.text("meter"),
+        parameters.window_size(),
+        parameters.one_of("state", STATES),
+        decode_cursor(parameters.text("cursor", 4096)),
+        parameters.whole("limit", min(site.limits.page_default, most), 1, most),
+    )
+    partial = parameters.flag("partial")
+    if parameters.local:
+        return answer(local_answer(site.view, query))
+    if query.state == "sealed" and query.subject is None:
+        raise bad("state", "sealed windows are no longer in memory", "give a subject, too: they are read from Cosmos")
+    page = await gather_page(site, query, stored=query.subject is not None and query.state in (None, "sealed"))
+    if not partial and (page.missing_partitions or not page.known):
+        raise _incomplete(page)
+    body: Json = {
+        "items": page.items,
+        "next": None if page.next is None else encode_cursor(page.next),
+        "complete": page.complete,
+    }
+    if not page.complete:
+        body["missing_partitions"] = page.missing_partitions
+        body["missing_workers"] = page.missing_workers
+    if page.stored is not None:
+        body["stored"] = page.stored
+    return answer(body)
+
+
+def place(item: Json) -> Cursor:
+    """An item's place in the order."""
+    return str(item["subject"]), str(item["id"])
+
+
+def local_answer(view: View, query: Query) -> Json:
+    """This worker's share: its first `limit` items behind `after`, and which partitions it answers for."""
+    return {
+        "items": local_items(view, query),
+        "partitions": answering(view),
+        "of": view.partials_partitions,
+    }
+
+
+def answering(view: View) -> list[int]:
+    """The partials partitions whose windows are all in this worker's memory: owned and running."""
+    return sorted(int(p) for p, task in view.status().get("closing", {}).items() if task.get("state") == "running")
+
+
+def local_items(view: View, query: Query) -> list[Json]:
+    """The first `limit` windows in memory; holds no more than that of them at a time."""
+    found = view.totals(query.subject, query.meter, query.window_size)
+    wanted = (
+        item
+        for item in found
+        if (query.state is None or item["state"] == query.state) and (query.after is None or place(item) > query.after)
+    )
+    return heapq.nsmallest(query.limit, wanted, key=place)
+
+
+async def gather_page(site: Site, query: Query, *, stored: bool) -> Page:
+    """One page over all workers and, if `stored`, Cosmos; what is in memory wins over what is stored.
+
+    Nothing between the first and the last item is missing: each source gives its own first `limit` + 1, so whatever it
+    holds back lies behind them.
+    """
+    # A window may be closed in memory and look sealed in Cosmos: memory has to be asked for every state to tell.
+    asked = replace(query, limit=query.limit + 1, state=None if query.state == "sealed" else query.state)
+    own = local_answer(site.view, asked)
+    gathered = await site.peers.ask("/v1/totals", asked.params(), own)
+    sources: list[Iterable[Json]] = [body["items"] for body in gathered.answers.values()]
+    failure = None
+    if stored:
+        assert query.subject is not None
+        after = query.after[1] if query.after is not None and query.after[0] == query.subject else None
+        try:
+            sources.append(
+                await site.view.stored_totals(
+                    query.subject, query.meter, query.window_size, after=after, limit=asked.limit
+                )
+            )
+        except SinkError as error:
+            failure = error.what
+    merged = merge(sources, query.after)
+    taken = merged[: query.limit]
+    missing, known = uncovered(site.view, gathered)
+    return Page(
+        items=[item for item in taken if query.state is None or item["state"] == query.state],
+        next=place(taken[-1]) if len(merged) > query.limit else None,
+        missing_partitions=missing,
+        missing_workers=gathered.missing_workers,
+        known=known,
+        stored=failure,
+    )
+
+
+def merge(sources: Iterable[Iterable[Json]], after: Cursor | None = None) -> list[Json]:
+    """All items in order, each window once: memory over Cosmos, then the newest state (two workers may both hold a
+    partition while it moves)."""
+    best: dict[Cursor, Json] = {}
+    for source in sources:
+        for item in source:
+            where = place(item)
+            held = best.get(where)
+            if (after is None or where > after) and (held is None or _rank(item) > _rank(held)):
+                best[where] = item
+    return [best[where] for where in sorted(best)]
+
+
+def uncovered(view: View, gathered: Gathered) -> tuple[list[int], bool]:
+    """(partials partitions nobody answered for, whether their number is known at all)."""
+    count = max([view.partials_partitions, *(int(body.get("of", 0)) for body in gathered.answers.values())])
+    covered = {partition for body in gathered.answers.values() for partition in body.get("partitions", ())}
+    return sorted(set(range(count)) - covered), count > 0
+
+
+def _rank(item: Json) -> tuple[bool, tuple[int, int]]:
+    return item["state"] != "sealed", age(item)
+
+
+def _incomplete(page: Page) -> Problem:
+    partitions = ", ".join(map(str, page.missing_partitions)) or "all"
+    return Problem(
+        503,
+        "incomplete",
+        "Not every partition can answer now",
+        f"no running worker answers for partition {partitions} of the partials topic",
+        hint="ask again: a moving or restoring partition is back soon, /v1/status shows it; or accept a part with partial=true",
+        retry_after_s=2,
+        more={"missing_partitions": page.missing_partitions, "missing_workers": page.missing_workers},
+    )
