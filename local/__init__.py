@@ -1,4 +1,4 @@
-"""Laptop mode: a Kafka-compatible broker, a Service Bus and a Cosmos DB that speak their real wire protocols, no Docker.
+"""Laptop mode: a Kafka-compatible broker, a Service Bus and a Cosmos DB that speak their real wire protocols.
 
 Owns: the child processes of the stack, their keys and ports under the data directory, the topics, queue and containers.
 Never does: anything a deployment on Azure needs. No other room imports this one; the unmodified Azure SDKs and Kafka

