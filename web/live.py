@@ -77,7 +77,8 @@ async def live(request: web.Request) -> web.StreamResponse:
                 chunk += stream.event("total", item)
             if chunk:
                 await stream.write(bytes(chunk))
-            await reader.rest(interval_s)
+            if items:
+                await reader.rest(interval_s)
     except ConnectionError:
         pass  # the reader went away: the usual end of a feed
     finally:

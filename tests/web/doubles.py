@@ -205,10 +205,11 @@ class MemoryView:
 class Worker:
     """One worker's HTTP, on a port of its own, with a client that speaks to it."""
 
-    def __init__(self, view: MemoryView, server: TestServer, site: Site) -> None:
+    def __init__(self, view: MemoryView, server: TestServer, site: Site, app: web.Application) -> None:
         self.view = view
         self.site = site
         self._server = server
+        self.app = app
         self.url = str(server.make_url("")).rstrip("/")
         self.http = aiohttp.ClientSession(base_url=self.url)
 
@@ -238,7 +239,7 @@ async def workers(
         site = install(app, view, Settings(), publish=publish, limits=limits, now_ms=lambda: NOW_MS)
         server = TestServer(app)
         await server.start_server()
-        worker = Worker(view, server, site)
+        worker = Worker(view, server, site, app)
         view.worker_url = worker.url
         started.append(worker)
     urls = {
