@@ -15,10 +15,10 @@ from random import Random
 from typing import Any
 
 import orjson
-from aiokafka.partitioner import murmur2
 
 from local.reading import MeterRule, Rules
 from schemas.times import format_rfc3339
+from transport.sending import partition_for
 
 TENANTS = (
     "contoso",
@@ -114,11 +114,6 @@ def live(
         for planned in ready:
             yield replace(planned, due_ms=due_ms)
         number += 1
-
-
-def partition_for(subject: str, partitions: int) -> int:
-    """The partition every Kafka client with the Java default would choose for this subject as key (murmur2)."""
-    return int((murmur2(subject.encode()) & 0x7FFFFFFF) % partitions)
 
 
 class _World:

@@ -1,0 +1,102 @@
+"""Writing usage records over Kafka: in order per partition, each acknowledged by all replicas, nothing lost silently.
+
+Used by whatever plays producer here: `send`, the generator of laptop mode. The partition is always the caller's choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer, errors
+from aiokafka.partitioner import murmur2
+
+from schemas.errors import SendFailed
+from schemas.events import tick
+from settings import Settings
+from transport.client import client_options, diagnose, missing_topic
+
+LINGER_MS = 10
+MAX_BATCH_BYTES = 262_144
+MAX_UNACKNOWLEDGED = 2_000
+
+
+def partition_for(subject: str, partitions: int) -> int:
+    """The partition that every Kafka client with Java's default partitioner chooses for this subject as key."""
+    return int((murmur2(subject.encode()) & 0x7FFFFFFF) % partitions)
+
+
+class UsageProducer:
+    """`async with UsageProducer(settings) as producer`: sends to the usage topic.
+
+    partitions: how many the topic has. Entering raises what `transport.client.diagnose` makes of a broker that cannot be
+    used, and ConfigurationError for a missing topic. Memory is bounded: `send` waits while too much is unacknowledged.
+    """
+
+    partitions: int
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._topic = settings.usage_topic
+        self._pending: deque[asyncio.Future[Any]] = deque()
+
+    async def __aenter__(self) -> UsageProducer:
+        self._producer = AIOKafkaProducer(
+            **client_options(self._settings), acks="all", linger_ms=LINGER_MS, max_batch_size=MAX_BATCH_BYTES
+        )
+        try:
+            await self._producer.start()
+            # All topics, never by name: asking for a name creates it on a broker that may create topics by itself.
+            cluster = await self._producer.client.fetch_all_metadata()
+        except (TimeoutError, errors.KafkaError, OSError) as error:
+            await self._producer.stop()
+            raise await diagnose(error, self._settings) from error
+        found = cluster.partitions_for_topic(self._topic)
+        if not found:
+            await self._producer.stop()
+            raise missing_topic(self._topic, self._settings)
+        self.partitions = len(found)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for pending in self._pending:
+            pending.cancel()
+        await self._producer.stop()
+
+    async def send(
+        self, partition: int, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
+        """Append after everything sent to this partition before. Raises SendFailed as soon as any send has failed."""
+        await self._settle(MAX_UNACKNOWLEDGED)
+        try:
+            self._pending.append(
+                await self._producer.send(self._topic, value, key=key, partition=partition, headers=list(headers))
+            )
+        except errors.KafkaError as error:
+            raise self._failed(error) from error
+
+    async def tick(self, time_ms: int, source: str) -> None:
+        """Append to every partition, after all that was sent, the promise that nothing older than `time_ms` will come."""
+        await self.flush()
+        for partition in range(self.partitions):
+            await self.send(partition, None, tick(time_ms, source, f"tick-{time_ms}-{partition}"))
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Return when everything is acknowledged. Raises SendFailed."""
+        await self._settle(0)
+
+    async def _settle(self, most: int) -> None:
+        while len(self._pending) > most:
+            try:
+                await self._pending.popleft()
+            except errors.KafkaError as error:
+                raise self._failed(error) from error
+
+    def _failed(self, error: errors.KafkaError) -> SendFailed:
+        return SendFailed(
+            f"{self._topic}: a record was not acknowledged: {type(error).__name__}: {error}",
+            hint="send again: what arrived before is recognised by its id and not counted twice",
+        )
