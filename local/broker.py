@@ -54,21 +54,14 @@ class Broker:
         self.bootstrap = f"127.0.0.1:{self.port}"
         self.process = Child(
             "broker",
-            [
-                tansu_binary(),
-                "broker",
-                f"--cluster-id={CLUSTER_ID}",
-                "--storage-engine=memory://tansu/",
-                f"--listener-url=tcp://{self.bootstrap}",
-                f"--advertised-listener-url=tcp://{self.bootstrap}",
-            ],
+            tansu_command(self.bootstrap),
             log=data_dir / "broker.log",
         )
 
     async def start(self, timeout_s: float = 30.0) -> None:
         """Start, and return once it answers. Raises BrokerError with the tail of its log if it ends or stays silent."""
         await self.process.start()
-        await self.process.until(lambda: answers(self.bootstrap), timeout_s)
+        await self.process.until(lambda: serves(self.process, self.bootstrap), timeout_s)
 
     async def stop(self) -> None:
         """End it, by its pid. Idempotent."""
@@ -80,6 +73,23 @@ class Broker:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+def tansu_command(bootstrap: str) -> list[str]:
+    """The command line that serves `host:port`. Raises ConfigurationError where the extra is not installed."""
+    return [
+        tansu_binary(),
+        "broker",
+        f"--cluster-id={CLUSTER_ID}",
+        "--storage-engine=memory://tansu/",
+        f"--listener-url=tcp://{bootstrap}",
+        f"--advertised-listener-url=tcp://{bootstrap}",
+    ]
+
+
+async def serves(process: Child, bootstrap: str) -> bool:
+    """Whether that process answers there: it says so once it listens, and another's answer on its port is not its own."""
+    return process.said("ready in") and await answers(bootstrap)
 
 
 async def answers(bootstrap: str) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from schemas.errors import BrokerError
 
 TAIL_LINES = 20
+LOG_MAX_BYTES = 16 * 1024 * 1024
 _POLL_S = 0.05
 _PR_SET_PDEATHSIG = 1
 
@@ -23,6 +24,8 @@ class Child:
     """One child process. Its output goes to `log`, appended; `exited` is awaited to learn that it died.
 
     name: for people. environ: variables added to ours (secrets go there, not on the command line, which all can read).
+    stopping: set where its end is wanted, so that nobody takes it for a death. A log of an earlier process that has
+    grown beyond LOG_MAX_BYTES is begun anew.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Child:
         self.log = log
         self.environ = dict(environ or {})
         self.stopping = False
+        self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,7 +60,10 @@ class Child:
         assert not self.running, f"{self.name} runs already"
         self.stopping = False
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self._process is None and self.log.exists() and self.log.stat().st_size > LOG_MAX_BYTES:
+            self.log.unlink()
         with self.log.open("ab") as log:
+            self._log_start = log.tell()
             try:
                 # Not asyncio's own: those can be awaited only on the loop that started them; tests have many loops.
                 self._process = subprocess.Popen(  # noqa: ASYNC220 - fork and exec, a few milliseconds
@@ -111,10 +118,18 @@ class Child:
         if self._process is not None:
             self._process.send_signal(number)  # polls first, so never another process with its old id
 
+    def said(self, text: str) -> bool:
+        """Whether its output since this start has a line with `text`, whole."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return any(text.encode() in line and line.endswith(b"\n") for line in log)
+
     def tail(self, lines: int = TAIL_LINES) -> str:
         """The last lines of its log."""
         try:
-            text = self.log.read_text(errors="replace")
+            with self.log.open("rb") as log:
+                log.seek(max(self._log_start, self.log.stat().st_size - 64 * 1024))
+                text = log.read().decode(errors="replace")
         except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
