@@ -49,14 +49,16 @@ def quantity(value: object) -> Decimal:
     if type(value) is int:
         if -_BOUND < value < _BOUND:
             return Decimal(value)
-    elif type(value) is Decimal:
+    elif type(value) is Decimal and value.is_finite():
+        if not value:
+            return _ZERO
+        text = str(value)
+        if len(text) <= FRACTION_DIGITS + 1 and text[-1] != "0" and "E" not in text:
+            return value  # written in so few places that neither side of the point can be too long
         try:
-            exact = _VALID.quantize(value, _QUANTUM)
+            return _VALID.normalize(_VALID.quantize(value, _QUANTUM))
         except (InvalidOperation, Inexact, Overflow):
             pass
-        else:
-            if exact.is_finite():
-                return _VALID.normalize(exact) if exact else _ZERO
     elif type(value) is str and len(value) <= _TEXT_MAX and _TEXT.match(value):
         return quantity(Decimal(value))
     raise DataError("invalid", f"found {describe(value)}, {_EXPECTED}")

@@ -1,6 +1,6 @@
-"""Reading what an event means for the meters: time, subject, groups, quantities (design §4, *unmatched* and *invalid*).
+"""What an event means for the meters: its time, subject, groups and quantities (design §4, *unmatched* and *invalid*).
 
-Compiled once from the definitions; an event's data is parsed once, however many meters match.
+Compiled once from the definitions. An event's data is parsed once, and what meters share is read once.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import msgspec
 from schemas.definitions import Definitions, Meter
 from schemas.errors import DataError
 from schemas.events import RawEvent
-from schemas.numbers import canonical_number, describe, quantity
+from schemas.numbers import canonical_number, describe, format_quantity, quantity
 from schemas.pointers import MISSING, Pointer
+from schemas.refusals import MAX_DEPTH, repeated_key, too_deep
 from schemas.times import parse_rfc3339
 
 SUBJECT_BYTES = 512
+"""UTF-8 bytes of a subject, at most (design §6)."""
 GROUP_VALUE_BYTES = 512
+"""UTF-8 bytes of one group value, at most."""
 
 Group = tuple[tuple[str, str], ...]
 
@@ -29,8 +32,8 @@ Group = tuple[tuple[str, str], ...]
 class Measurement(NamedTuple):
     """What one event means for one meter.
 
-    group: (name, value), sorted by name. quantity: for sum, min, max, avg, latest. member: 16 bytes, for unique_count.
-    Both None for count.
+    group: (name, value), sorted by name. quantity: for sum, min, max, avg and latest. member: 16 bytes that stand for a
+    value, for unique_count. Both are None for count.
     """
 
     meter: Meter
@@ -48,24 +51,32 @@ class Measured(NamedTuple):
 
 
 UNMATCHED = Measured(0, "", ())
-"""No meter has this event's type; nothing else of it was looked at."""
+"""No meter reads this event's type; nothing else of it was looked at."""
+
+
+class _Place(NamedTuple):
+    """Where to look in `data`, and for whom. key: the pointer's only step, if it has only one: most have."""
+
+    whose: str
+    key: str | None
+    pointer: Pointer
+    minimum: Decimal | None = None
 
 
 class _Plan(NamedTuple):
-    """The meters of one event type, with what they share read once: numbers, members and groups by slot."""
+    """The meters of one event type. meters: each with its slots in quantities, members (-1: none) and groups."""
 
     meters: tuple[tuple[Meter, int, int, int], ...]
-    quantities: tuple[tuple[str, Pointer, Decimal | None], ...]
-    members: tuple[tuple[str, Pointer], ...]
-    groups: tuple[tuple[tuple[str, Pointer], ...], ...]
+    quantities: tuple[_Place, ...]
+    members: tuple[_Place, ...]
+    groups: tuple[tuple[_Place, ...], ...]
 
 
 class Reader:
-    """Reads events for one set of definitions."""
+    """Reads events for one set of definitions. Holds no state but them."""
 
     def __init__(self, definitions: Definitions) -> None:
-        self._plans = {kind: _compile(meters) for kind, meters in definitions.by_event_type.items()}
-        self._decode = msgspec.json.Decoder(float_hook=Decimal).decode
+        self._plans = {event_type: _compile(meters) for event_type, meters in definitions.by_event_type.items()}
 
     def matches(self, event_type: str) -> bool:
         """Whether any meter reads events of this type."""
@@ -74,132 +85,209 @@ class Reader:
     def measure(self, event: RawEvent) -> Measured:
         """What the event means for every meter of its type; UNMATCHED if there is none.
 
-        Raises DataError("invalid", …) with what was found and expected, if it cannot be counted in all of them.
+        Raises DataError("invalid", …), with what was found and expected, if it cannot be counted in all of them: a time
+        that is missing or no RFC 3339 time with zone; a subject that is missing, empty or over 512 bytes; data that is
+        missing or no JSON object, or has a key twice; a value that is missing or no quantity, or below the meter's
+        minimum; a group value that is no scalar or over 512 bytes. A dimension that is missing is "", as is null.
         """
         plan = self._plans.get(event.type)
         if plan is None:
             return UNMATCHED
         time_ms = _time(event.time)
-        subject = _subject(event.subject)
-        data = self._data(event)
-        quantities = [_quantity(slug, pointer, minimum, data) for slug, pointer, minimum in plan.quantities]
-        members = [_member(slug, pointer, data) for slug, pointer in plan.members]
-        groups = [
-            tuple([(name, _group_value(name, pointer, data)) for name, pointer in group]) for group in plan.groups
+        subject = event.subject
+        if not subject or len(subject) * 4 > SUBJECT_BYTES:
+            subject = _subject(subject)
+        data = _data(event)
+        quantities = [_quantity(place, data) for place in plan.quantities]
+        members = [_member(place, data) for place in plan.members]
+        groups = [tuple([(place.whose, _group_value(place, data)) for place in places]) for places in plan.groups]
+        measurements = [
+            Measurement(
+                meter,
+                groups[group],
+                quantities[number] if number >= 0 else None,
+                members[member] if member >= 0 else None,
+            )
+            for meter, number, member, group in plan.meters
         ]
-        return Measured(
-            time_ms,
-            subject,
-            tuple(
-                [
-                    Measurement(
-                        meter,
-                        groups[group],
-                        quantities[number] if number >= 0 else None,
-                        members[member] if member >= 0 else None,
-                    )
-                    for meter, number, member, group in plan.meters
-                ]
-            ),
-        )
-
-    def _data(self, event: RawEvent) -> dict[str, object]:
-        text = bytes(event.data)
-        if event.data_base64 is not None:
-            if text:
-                raise DataError("invalid", "found both data and data_base64, expected one of them")
-            try:
-                text = base64.b64decode(event.data_base64, validate=True)
-            except (binascii.Error, ValueError):
-                raise DataError("invalid", "data_base64 is not base64, expected a JSON object in base64") from None
-        if not text:
-            raise DataError("invalid", "data is missing, expected a JSON object")
-        try:
-            data = self._decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidOperation) as error:
-            raise DataError("invalid", f"data is not JSON ({error}), expected a JSON object") from None
-        if type(data) is not dict:
-            raise DataError("invalid", f"data is {describe(data)}, expected a JSON object")
-        return data
+        return Measured(time_ms, subject, tuple(measurements))
 
 
 def _compile(meters: tuple[Meter, ...]) -> _Plan:
-    quantities: dict[tuple[Pointer, Decimal | None], int] = {}
-    members: dict[Pointer, int] = {}
-    groups: dict[tuple[tuple[str, Pointer], ...], int] = {}
-    slugs: dict[object, str] = {}
+    quantities: dict[tuple[Pointer, Decimal | None], tuple[int, _Place]] = {}
+    members: dict[Pointer, tuple[int, _Place]] = {}
+    groups: dict[tuple[tuple[str, Pointer], ...], tuple[int, tuple[_Place, ...]]] = {}
     rows = []
     for meter in meters:
         number = member = -1
-        if meter.aggregation == "unique_count":
-            assert meter.value is not None
-            member = members.setdefault(meter.value, len(members))
-            slugs.setdefault(("member", meter.value), meter.slug)
-        elif meter.aggregation != "count":
-            assert meter.value is not None
-            key = (meter.value, meter.minimum)
-            number = quantities.setdefault(key, len(quantities))
-            slugs.setdefault(key, meter.slug)
-        rows.append((meter, number, member, groups.setdefault(meter.group_by, len(groups))))
+        value = meter.value
+        if meter.aggregation != "count":
+            assert value is not None, "every meter but count has a value"
+            place = _place(f"meter {meter.slug}", value, meter.minimum)
+            if meter.aggregation == "unique_count":
+                member, _ = members.setdefault(value, (len(members), place))
+            else:
+                number, _ = quantities.setdefault((value, meter.minimum), (len(quantities), place))
+        places = tuple(_place(name, pointer) for name, pointer in meter.group_by)
+        group, _ = groups.setdefault(meter.group_by, (len(groups), places))
+        rows.append((meter, number, member, group))
     return _Plan(
-        meters=tuple(rows),
-        quantities=tuple((slugs[key], key[0], key[1]) for key in quantities),
-        members=tuple((slugs["member", pointer], pointer) for pointer in members),
-        groups=tuple(groups),
+        tuple(rows),
+        tuple(place for _, place in quantities.values()),
+        tuple(place for _, place in members.values()),
+        tuple(places for _, places in groups.values()),
     )
 
 
+def _place(whose: str, pointer: Pointer, minimum: Decimal | None = None) -> _Place:
+    return _Place(whose, pointer.tokens[0] if len(pointer.tokens) == 1 else None, pointer, minimum)
+
+
+_MINUTES: dict[str, int] = {}
+_SECONDS = {f"{second:02d}": second * 1000 for second in range(60)}
+_MILLIS = {f"{ms:03d}": ms for ms in range(1000)}
+_FIRST_MS = -62_135_596_800_000
+_LAST_MS = 253_402_300_799_999
+
+
 def _time(text: str | None) -> int:
+    """Ms UTC. Events come minute by minute, so a minute is parsed once: `parse_rfc3339` says what it is, and what is no time."""
     if text is None:
-        raise DataError("invalid", "time is missing, expected an RFC 3339 time with zone")
+        raise DataError("invalid", "time is missing, expected an RFC 3339 time with zone, like 2026-01-31T12:00:00Z")
+    minute_ms = _MINUTES.get(text[:17])
+    if minute_ms is not None:
+        second_ms = _SECONDS.get(text[17:19])
+        end = -1 if text[-1] == "Z" else -6 if text[-6:] == "+00:00" else 0
+        if second_ms is not None and end:
+            fraction = text[19:end]
+            if not fraction:
+                return minute_ms + second_ms
+            ms = _MILLIS.get(fraction[1:4])
+            if ms is not None and fraction[0] == "." and fraction.isascii() and fraction[1:].isdigit():
+                return minute_ms + second_ms + ms
     try:
-        return parse_rfc3339(text)
+        time_ms = parse_rfc3339(text)
     except ValueError as error:
         raise DataError("invalid", f"time: {error}") from None
+    if not _FIRST_MS <= time_ms <= _LAST_MS:
+        raise DataError("invalid", f"time: found {text[:64]!r}, expected one between the years 1 and 9999 in UTC")
+    if len(_MINUTES) >= 4096:
+        _MINUTES.clear()
+    _MINUTES[text[:17]] = parse_rfc3339(f"{text[:17]}00Z")
+    return time_ms
 
 
 def _subject(subject: str | None) -> str:
     if not subject:
-        raise DataError("invalid", f"subject is {'missing' if subject is None else 'empty'}, expected who pays")
-    if len(subject) * 4 > SUBJECT_BYTES:
-        size = len(subject.encode())
-        if size > SUBJECT_BYTES:
-            raise DataError("invalid", f"subject has {size} bytes, expected at most {SUBJECT_BYTES}")
+        raise DataError("invalid", f"subject is {'missing' if subject is None else 'empty'}, expected whom to bill")
+    size = len(subject.encode())
+    if size > SUBJECT_BYTES:
+        raise DataError("invalid", f"subject has {size} UTF-8 bytes, expected at most {SUBJECT_BYTES}")
     return subject
 
 
-def _quantity(slug: str, pointer: Pointer, minimum: Decimal | None, data: object) -> Decimal:
-    found = pointer.find(data)
+class _Absurd:
+    """A JSON number whose exponent even a Decimal cannot hold. Nothing accepts it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _number(text: str) -> Decimal | _Absurd:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return _Absurd(text)
+
+
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+_decode_absurd = msgspec.json.Decoder(float_hook=_number).decode
+
+
+def _data(event: RawEvent) -> dict[str, object]:
+    text = bytes(event.data)
+    if event.data_base64 is not None:
+        text = _from_base64(event.data_base64, text)
+    if not text:
+        raise DataError("invalid", "data is missing, expected a JSON object")
+    if len(text) >= MAX_DEPTH and too_deep(text, MAX_DEPTH):
+        raise DataError("invalid", f"data has more than {MAX_DEPTH} levels of objects and arrays")
+    try:
+        try:
+            data = _decode(text)
+        except InvalidOperation:
+            data = _decode_absurd(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DataError("invalid", f"data is not JSON ({error}), expected a JSON object") from None
+    if type(data) is not dict:
+        raise DataError("invalid", f"data is {describe(data)}, expected a JSON object")
+    # A decoder takes the last of two equal keys in silence. As many colons as keys (and in texts): no key is there twice.
+    colons = text.count(b":")
+    if colons != len(data) and (b"\\" in text or colons != _colons(data)):
+        key = repeated_key(text)
+        if key is not None:
+            raise DataError("invalid", f"data has the key {describe(key)[9:]} more than once in one object")
+    return data
+
+
+def _from_base64(encoded: str, data: bytes) -> bytes:
+    if data:
+        raise DataError("invalid", "found both data and data_base64, expected one of them")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise DataError("invalid", "data_base64 is not base64, expected a JSON object in base64") from None
+
+
+def _colons(value: object) -> int:
+    """How many colons the JSON of this value has at least, if no text in it is escaped: more of them, and a key was lost."""
+    if isinstance(value, str):
+        return value.count(":")
+    if isinstance(value, dict):
+        inside: int = sum([key.count(":") + _colons(item) for key, item in value.items()])
+        return len(value) + inside
+    return sum([_colons(item) for item in value]) if isinstance(value, list) else 0
+
+
+def _quantity(place: _Place, data: dict[str, object]) -> Decimal:
+    whose, key, pointer, minimum = place
+    found = pointer.find(data) if key is None else data.get(key, MISSING)
     if found is MISSING:
-        raise DataError("invalid", f"meter {slug}: data has no {pointer.text}, expected a decimal number")
+        raise DataError("invalid", f"{whose}: data has no {pointer.text}, expected a decimal number there")
     try:
         number = quantity(found)
     except DataError as error:
-        raise DataError("invalid", f"meter {slug}: {pointer.text}: {error.detail}") from None
+        raise DataError("invalid", f"{whose}: {pointer.text}: {error.detail}") from None
     if minimum is not None and number < minimum:
-        raise DataError("invalid", f"meter {slug}: {pointer.text}: found {number}, expected at least {minimum}")
+        least = format_quantity(minimum)
+        raise DataError(
+            "invalid", f"{whose}: {pointer.text}: found {format_quantity(number)}, expected at least {least}"
+        )
     return number
 
 
-def _member(slug: str, pointer: Pointer, data: object) -> bytes:
-    found = pointer.find(data)
+def _member(place: _Place, data: dict[str, object]) -> bytes:
+    whose, key, pointer, _ = place
+    found = pointer.find(data) if key is None else data.get(key, MISSING)
     if type(found) is str:
         text = "s" + found
     elif type(found) is bool:
-        text = "b" + ("true" if found else "false")
+        text = "b1" if found else "b0"
     elif type(found) is int or type(found) is Decimal:
         text = "n" + canonical_number(found)
     elif found is MISSING:
-        raise DataError("invalid", f"meter {slug}: data has no {pointer.text}, expected a text or a number")
+        raise DataError("invalid", f"{whose}: data has no {pointer.text}, expected a text or a number there")
     else:
-        raise DataError(
-            "invalid", f"meter {slug}: {pointer.text}: found {describe(found)}, expected a text or a number"
-        )
+        raise DataError("invalid", f"{whose}: {pointer.text}: found {describe(found)}, expected a text or a number")
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _group_value(name: str, pointer: Pointer, data: object) -> str:
-    found = pointer.find(data)
+def _group_value(place: _Place, data: dict[str, object]) -> str:
+    name, key, pointer, _ = place
+    found = pointer.find(data) if key is None else data.get(key, MISSING)
     if type(found) is str:
         text = found
     elif found is MISSING or found is None:
@@ -209,13 +297,10 @@ def _group_value(name: str, pointer: Pointer, data: object) -> str:
     elif type(found) is int or type(found) is Decimal:
         text = canonical_number(found)
     else:
-        raise DataError(
-            "invalid", f"group {name}: {pointer.text}: found {describe(found)}, expected a text or a number"
-        )
+        raise DataError("invalid", f"group {name}: {pointer.text}: found {describe(found)}, expected a scalar")
     if len(text) * 4 > GROUP_VALUE_BYTES:
         size = len(text.encode())
         if size > GROUP_VALUE_BYTES:
-            raise DataError(
-                "invalid", f"group {name}: {pointer.text} has {size} bytes, expected at most {GROUP_VALUE_BYTES}"
-            )
+            found_text = f"found {size} UTF-8 bytes, expected at most {GROUP_VALUE_BYTES}"
+            raise DataError("invalid", f"group {name}: {pointer.text}: {found_text}")
     return text

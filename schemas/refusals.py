@@ -44,7 +44,7 @@ def flaw(element: bytes) -> str:
     except UnicodeDecodeError as error:
         found = element[error.start : error.start + 1].hex()
         return f"found the byte 0x{found} at {error.start}, which is not UTF-8, {_EXPECTED}"
-    if element.count(b"{") + element.count(b"[") > MAX_DEPTH and _depth(element) > MAX_DEPTH:
+    if too_deep(element, MAX_DEPTH):
         return f"found more than {MAX_DEPTH} levels of objects and arrays, expected at most {MAX_DEPTH}"
     try:
         pairs = json.loads(
@@ -59,6 +59,35 @@ def flaw(element: bytes) -> str:
         if names.count(name) > 1:
             return f"found the attribute {name} {names.count(name)} times, expected it once"
     return ""
+
+
+def too_deep(text: bytes, levels: int) -> bool:
+    """Whether objects and arrays nest deeper than this many levels. Never recurses."""
+    if text.count(b"{") + text.count(b"[") <= levels:
+        return False
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        mark = text[token.start()]
+        if mark in b"[{":
+            depth += 1
+            if depth > levels:
+                return True
+        elif mark in b"]}":
+            depth -= 1
+    return False
+
+
+def repeated_key(text: bytes) -> str | None:
+    """The first key that an object in a valid JSON text has twice, at any level; None where each is there once."""
+    repeated: list[str] = []
+
+    def look(pairs: list[tuple[str, object]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            repeated.append(next(name for name in names if names.count(name) > 1))
+
+    json.loads(text.decode(), object_pairs_hook=look, parse_float=str, parse_int=str, strict=False)
+    return repeated[0] if repeated else None
 
 
 def explain(element: bytes) -> str:
@@ -117,18 +146,6 @@ def _split_unsound(value: bytes) -> list[bytes]:
     if not end or value[end:].strip() or value[end - 1 : end] != b"]":
         raise ValueError(f"found bytes that are not JSON ({_why(value)}), expected CloudEvents")
     return elements
-
-
-def _depth(element: bytes) -> int:
-    depth = deepest = 0
-    for token in _TOKEN.finditer(element):
-        mark = element[token.start()]
-        if mark in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif mark in b"]}":
-            depth -= 1
-    return deepest
 
 
 def _why(value: bytes) -> str:
