@@ -16,7 +16,8 @@ each tried with aiokafka 0.14 and kept true by tests/local/test_broker.py where 
 * OffsetCommit checks generation and member: 22 IllegalGeneration for any other generation, 25 UnknownMemberId for an
   unknown member, also once the group is empty (Kafka lets a commit without member, generation -1, pass then; Tansu only
   for a group it has never seen). OffsetFetch works per partition; "all partitions" answers what aiokafka cannot decode.
-* ListOffsets: earliest and latest are right; by timestamp only roughly. Headers, keys, null values, gzip, acks 0, 1 and
+* ListOffsets: earliest is right; latest names the last *batch's* first offset plus 1, so the end is taken from a fetch's high
+  watermark (transport/broker.py); by timestamp only roughly. Headers, keys, null values, gzip, acks 0, 1 and
   all: as in Kafka (acks=0 makes aiokafka log a needless answer). Records of 3 MB are taken: no size limit to rely on.
 * No idempotent producer: InitProducerId answers UnknownError.
 * A waiting fetch looks for records every 0.1-0.2 s, so a hop takes that long; an empty one honours max.wait.

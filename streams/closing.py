@@ -95,19 +95,22 @@ class Closing:
         window = self.table.windows.get(key)
         if window is None:
             return None
-        events, digest = events_and_digest(window.shares)
-        pending = window.revision > 0 and (events, digest) != (window.said_events, window.said_digest)
         watermark_ms = self.table.watermark_ms
         current = self._value(key, window)
-        said = window.said_value if window.revision else None
-        return self._document(
-            key,
-            window,
-            current,
-            _EXACT.subtract(current, said) if said is not None else current,
-            "open" if window.revision == 0 else "closed" if window.revision == 1 else "late",
-            None if watermark_ms == NEVER else watermark_ms,
-        ) | {"state": "closed" if window.revision else "open", "pending": pending}
+        pending = window.revision > 0 and window.pending()
+        if window.revision == 0:
+            delta, reason = current, "open"
+        elif pending:
+            assert window.said_value is not None
+            delta, reason = _EXACT.subtract(current, window.said_value), "late"
+        else:
+            assert window.said_delta is not None
+            delta, reason = window.said_delta, window.said_reason
+        shown_ms = None if watermark_ms == NEVER else watermark_ms
+        return self._document(key, window, current, delta, reason, shown_ms) | {
+            "state": "closed" if window.revision else "open",
+            "pending": pending,
+        }
 
     def _fold(self, record: Record) -> None:
         try:
@@ -190,7 +193,7 @@ class Closing:
         window.revision += 1
         window.revised_at_ms = watermark_ms
         window.said_events, window.said_digest = events_and_digest(window.shares)
-        window.said_value = current
+        window.said_value, window.said_delta, window.said_reason = current, delta, reason
         body = self._document(key, window, current, delta, reason, watermark_ms)
         table.outbox.put(Revision(str(body["id"]), window.revision, key.subject, orjson.dumps(body)))
         table.counters.revisions += 1

@@ -30,7 +30,7 @@ class Backoff:
 
     def delay_s(self, attempt: int, rng: random.Random) -> float:
         """Seconds to wait after failed attempt `attempt`, counted from 0."""
-        whole = min(self.most_s, self.first_s * 2 ** min(attempt, 16))
+        whole = min(self.most_s, self.first_s * float(1 << min(attempt, 16)))
         return whole * (0.5 + rng.random() / 2)
 
 

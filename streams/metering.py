@@ -114,11 +114,11 @@ class Metering:
             self.table.accepted()
         return written
 
-    def tick_due(self, now_ms: int, log_end: int) -> int | None:
+    def tick_due(self, now_ms: int, log_end: int | None) -> int | None:
         """The time of a tick that the partition's owner should append now, ms; None while it should not.
 
-        now_ms: the wall clock. log_end: the partition's end, asked just now. Only an owner that has read to the end may
-        say that nothing older is to be expected, or a backlog would be called late (design §3).
+        now_ms: the wall clock. log_end: the partition's end as the last fetch saw it, None before any. Only an owner that
+        has read to the end may say that nothing older is to be expected, or a backlog would be called late (design §3).
         """
         max_delay_ms = self.definitions.stream.max_delay_ms
         if max_delay_ms is None or self.table.position != log_end:

@@ -34,8 +34,7 @@ class SourceState(msgspec.Struct, array_like=True):
 class WindowState(msgspec.Struct, array_like=True):
     """One window: a share per source partition, and what was last said about it.
 
-    revision: the last one, 0 while open. revised_at_ms: the joined watermark then. said_events, said_digest, said_value:
-    what the last revision said. A window has a pending change where events or digest differ from that.
+    revision: the last one, 0 while open. revised_at_ms: the joined watermark then. said_…: what the last revision said. A window has a pending change where events or digest differ from that.
     """
 
     version: int
@@ -45,6 +44,8 @@ class WindowState(msgspec.Struct, array_like=True):
     said_events: int = 0
     said_digest: bytes = b""
     said_value: Decimal | None = None
+    said_delta: Decimal | None = None
+    said_reason: str = ""
 
     def pending(self) -> bool:
         """Whether something was counted that no revision has said yet."""

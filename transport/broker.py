@@ -32,7 +32,6 @@ class Broker:
         self._settings = settings
         self._thread = thread
         self._producer: AIOKafkaProducer | None = None
-        self._lookup: AIOKafkaConsumer | None = None
 
     async def start(self) -> None:
         """Connects the producer. Raises the explained error where the broker cannot be used."""
@@ -40,24 +39,18 @@ class Broker:
         producer = AIOKafkaProducer(
             **options, acks="all", linger_ms=2, max_batch_size=262_144, max_request_size=1_000_000
         )
-        lookup = AIOKafkaConsumer(**options, enable_auto_commit=False)
         try:
             await producer.start()
-            await lookup.start()
         except KafkaError as error:
             await producer.stop()
-            await lookup.stop()
             raise await diagnose(error, self._settings) from error
-        self._producer, self._lookup = producer, lookup
+        self._producer = producer
 
     async def stop(self) -> None:
         """Lets go. What was not acknowledged by then is nobody's promise."""
         producer, self._producer = self._producer, None
-        lookup, self._lookup = self._lookup, None
         if producer is not None:
             await producer.stop()
-        if lookup is not None:
-            await lookup.stop()
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises ConfigurationError where it does not exist."""
@@ -89,17 +82,15 @@ class Broker:
                 raise SendFailed(what) from result
         return [result.offset for result in done]
 
-    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """First offset held and next offset to be written, asked just now."""
-        assert self._lookup is not None, "start first"
-        tp = TopicPartition(topic, partition)
+    async def publish(self, topic: str, key: bytes | None, value: bytes) -> tuple[int, int]:
+        """Sends one record where Kafka's default partitioner puts its key. Partition and offset, once acknowledged."""
+        if self._producer is None:
+            raise SendFailed("the producer is closed: this worker is stopping")
         try:
-            begin = (await self._lookup.beginning_offsets([tp]))[tp]
-            return begin, (await self._lookup.end_offsets([tp]))[tp]
+            done = await self._producer.send_and_wait(topic, value, key=key)
         except KafkaError as error:
-            raise BrokerError(
-                f"the bounds of {topic}[{partition}] could not be read: {type(error).__name__}"
-            ) from error
+            raise SendFailed(f"a record for {topic} was not acknowledged: {type(error).__name__}") from error
+        return done.partition, done.offset
 
     def performer(self, topic: str, partition: int, membership: Membership) -> Performer:
         """Performs the effects of one source partition under one membership."""
@@ -107,7 +98,7 @@ class Broker:
 
 
 class Performer:
-    """Performs effects. Holds one reader per log while a recovery reads; `close` lets them go."""
+    """Performs effects. Holds a reader while a recovery reads; `close` lets it go."""
 
     def __init__(
         self,
@@ -124,7 +115,7 @@ class Performer:
         self._topic = topic
         self._partition = partition
         self._membership = membership
-        self._readers: dict[str, LogReader] = {}
+        self._reader: LogReader | None = None
 
     async def perform(self, effect: Effect) -> Any:
         """Does what the effect says; its result as `tables/effects.py` promises. Raises BrokerError."""
@@ -139,15 +130,19 @@ class Performer:
                 except KafkaError as error:
                     raise BrokerError(f"the committed offset could not be read: {type(error).__name__}") from error
             case ReadBounds(topic):
-                return await self._broker.bounds(topic, self._partition)
+                return await (await self._open_reader()).bounds(topic, self._partition)
             case ReadLog(topic, offset, end):
-                return await (await self._reader(topic)).read(offset, end)
+                return await (await self._open_reader()).read(topic, self._partition, offset, end)
 
     async def close(self) -> None:
-        """Lets the readers go."""
-        readers, self._readers = self._readers, {}
-        for reader in readers.values():
+        """Lets the reader go."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
             await reader.close()
+
+    def log_end(self) -> int | None:
+        """The source partition's end as the last fetch saw it: the next offset to be written; None before any fetch."""
+        return self._consumer().end_seen(self._topic, self._partition)
 
     def _consumer(self) -> ConsumerThread:
         thread = self._thread()
@@ -155,22 +150,21 @@ class Performer:
             raise CommitRefused("there is no consumer any more")
         return thread
 
-    async def _reader(self, topic: str) -> LogReader:
-        reader = self._readers.get(topic)
-        if reader is None:
-            reader = self._readers[topic] = LogReader(self._settings, topic, self._partition)
+    async def _open_reader(self) -> LogReader:
+        if self._reader is None:
+            reader = LogReader(self._settings)
             await reader.open()
-        return reader
+            self._reader = reader
+        return self._reader
 
 
 class LogReader:
-    """Reads one partition of a log by offset, outside any consumer group."""
+    """Reads logs by partition and offset, outside any consumer group; one place at a time."""
 
-    def __init__(self, settings: Settings, topic: str, partition: int) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._tp = TopicPartition(topic, partition)
         self._consumer: AIOKafkaConsumer | None = None
-        self._next = -1
+        self._at: tuple[TopicPartition, int] | None = None
 
     async def open(self) -> None:
         """Connects."""
@@ -186,26 +180,46 @@ class LogReader:
         except KafkaError as error:
             await consumer.stop()
             raise await diagnose(error, self._settings) from error
-        consumer.assign([self._tp])
         self._consumer = consumer
 
-    async def read(self, offset: int, end: int) -> list[tuple[int, bytes]]:
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """First offset held, next offset to be written.
+
+        The end is the high watermark of a fetch at the end that ListOffsets names: Tansu 0.6 names the last *batch's*
+        first offset there, not the last record's, and a recovery that ends too early would miss state.
+        """
+        consumer, tp = self._open_consumer(), TopicPartition(topic, partition)
+        try:
+            begin: int = (await consumer.beginning_offsets([tp]))[tp]
+            end: int = (await consumer.end_offsets([tp]))[tp]
+            if end > begin:
+                self._seek(tp, end - 1)
+                self._at = None
+                await consumer.getmany(tp, timeout_ms=READ_TIMEOUT_MS)
+                end = max(end, consumer.highwater(tp) or 0)
+        except KafkaError as error:
+            raise BrokerError(
+                f"the bounds of {topic}[{partition}] could not be read: {type(error).__name__}"
+            ) from error
+        return begin, end
+
+    async def read(self, topic: str, partition: int, offset: int, end: int) -> list[tuple[int, bytes]]:
         """Records from `offset` on, below `end`, as one fetch brings them; empty only where none is left below `end`."""
-        consumer = self._open_consumer()
-        if offset != self._next:
-            consumer.seek(self._tp, offset)
+        consumer, tp = self._open_consumer(), TopicPartition(topic, partition)
+        if self._at != (tp, offset):
+            self._seek(tp, offset)
         try:
             for _ in range(READ_PATIENCE):
-                fetched = (await consumer.getmany(self._tp, timeout_ms=READ_TIMEOUT_MS)).get(self._tp, [])
+                fetched = (await consumer.getmany(tp, timeout_ms=READ_TIMEOUT_MS)).get(tp, [])
                 found = [(record.offset, record.value or b"") for record in fetched if record.offset < end]
                 if found:
-                    self._next = fetched[-1].offset + 1
+                    self._at = (tp, fetched[-1].offset + 1)
                     return found
-                if fetched or await consumer.position(self._tp) >= end:
+                if fetched or await consumer.position(tp) >= end:
                     return []
         except KafkaError as error:
-            raise BrokerError(f"{self._tp.topic} could not be read at {offset}: {type(error).__name__}") from error
-        raise BrokerError(f"{self._tp.topic}[{self._tp.partition}] gave nothing between {offset} and {end}")
+            raise BrokerError(f"{topic}[{partition}] could not be read at {offset}: {type(error).__name__}") from error
+        raise BrokerError(f"{topic}[{partition}] gave nothing between {offset} and {end}")
 
     async def close(self) -> None:
         """Lets go. Idempotent."""
@@ -213,12 +227,11 @@ class LogReader:
         if consumer is not None:
             await consumer.stop()
 
-    async def __aenter__(self) -> LogReader:
-        await self.open()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    def _seek(self, tp: TopicPartition, offset: int) -> None:
+        consumer = self._open_consumer()
+        if tp not in consumer.assignment():
+            consumer.assign([tp])
+        consumer.seek(tp, offset)
 
     def _open_consumer(self) -> AIOKafkaConsumer:
         assert self._consumer is not None, "open first"

@@ -79,6 +79,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         offset: int | None = await self.in_thread(self._ensure_consumer().committed(TopicPartition(topic, partition)))
         return offset
 
+    def end_seen(self, topic: str, partition: int) -> int | None:
+        """The end of a partition as its last fetch saw it; None before any fetch, or where it is not assigned."""
+        consumer, tp = self._ensure_consumer(), TopicPartition(topic, partition)
+        end: int | None = consumer.highwater(tp) if tp in consumer.assignment() else None
+        return end
+
     async def _strict_commit(self, topic: str, partition: int, offset: int, membership: Membership) -> None:
         coordinator = self._ensure_consumer()._coordinator
         request = OffsetCommitRequest(

@@ -1,0 +1,115 @@
+"""Builds the Faust app of a worker from the settings: the shell, and nothing but the shell."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import faust
+from sinks.cosmos import CosmosSink
+from yarl import URL
+
+import settings as configuration
+from schemas.errors import ConfigurationError, MeterlineError
+from schemas.meters import load as load_meters
+from settings import Settings
+from sinks.contract import Sink
+from sinks.servicebus import ServiceBusSink
+from streams.agents import consumer_thread, install
+from streams.start_over import StartOver
+from streams.view import WorkerView
+from streams.worker import Worker
+from transport.broker import Broker
+from transport.client import bootstrap_servers, faust_credentials
+from web.faust_site import attach
+
+
+class MeterlineApp(faust.App):  # type: ignore[misc]
+    """A Faust app whose worker is ready before the group is joined, and hands over before it is left."""
+
+    advertised_url = ""
+    worker: Worker
+    start_over: StartOver
+
+    async def on_first_start(self) -> None:
+        """Faust would make its data directories here; a worker of ours keeps nothing on its disk."""
+
+    async def on_start(self) -> None:
+        """Connects and checks the topics; a worker that cannot be right says so and ends with exit code 2."""
+        await super().on_start()
+        try:
+            await self.worker.start()
+        except ConfigurationError as error:
+            self.start_over.refuse(error)
+        except MeterlineError as error:
+            self.start_over.request(str(error))
+
+    async def on_stop(self) -> None:
+        """A last checkpoint while the membership holds, then Faust's own stop."""
+        await self.worker.stop()
+        await super().on_stop()
+
+
+def build(settings: Settings | None = None) -> MeterlineApp:
+    """The Faust app of one worker. Raises ConfigurationError for a setting or a meters file that is wrong."""
+    settings = settings or configuration.load()
+    definitions = load_meters(Path(settings.meters))
+    sinks = _sinks(settings)
+    logging.getLogger("meterline").setLevel(settings.log_level.upper())
+    app = MeterlineApp(
+        settings.app_id,
+        broker=[URL(f"eventhubs://{server.strip()}") for server in bootstrap_servers(settings).split(",")],
+        broker_credentials=faust_credentials(settings),
+        store="memory://",
+        web_host=settings.web_host,
+        web_bind=settings.web_host,
+        web_port=settings.web_port,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        table_standby_replicas=0,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=4,
+        broker_max_poll_records=2000,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_rebalance_timeout=settings.rebalance_timeout_s,
+        broker_heartbeat_interval=min(3.0, settings.session_timeout_s / 4),
+        broker_request_timeout=max(60.0, settings.session_timeout_s + 5),
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=4 << 20,
+        consumer_metadata_max_age_ms=180_000,
+        consumer_connections_max_idle_ms=180_000,
+        producer_metadata_max_age_ms=180_000,
+        producer_connections_max_idle_ms=180_000,
+    )
+    app.advertised_url = settings.advertised_url
+    app.start_over = StartOver(lambda: _leave(app))
+    broker = Broker(settings, lambda: consumer_thread(app))
+    app.worker = Worker(settings, definitions, sinks, broker, app.start_over.request, app.start_over.refuse)
+    install(app, app.worker, settings.usage_topic, settings.partials_topic)
+
+    async def publish(key: bytes | None, value: bytes) -> tuple[int, int]:
+        return await broker.publish(settings.usage_topic, key, value)
+
+    def owners() -> Any:
+        thread = consumer_thread(app)
+        return thread.owners if thread is not None else {}
+
+    attach(app, WorkerView(app.worker, owners), settings, publish=publish)
+    return app
+
+
+def _sinks(settings: Settings) -> list[Sink]:
+    sinks: list[Sink] = []
+    if settings.servicebus_connection_string or settings.servicebus_namespace:
+        sinks.append(ServiceBusSink(settings))
+    if settings.cosmos_endpoint:
+        sinks.append(CosmosSink(settings))
+    return sinks
+
+
+async def _leave(app: MeterlineApp) -> None:
+    """Leaves the group, so that the others need not wait for the session to time out."""
+    thread = consumer_thread(app)
+    if thread is not None and thread._consumer is not None:
+        await thread.in_thread(thread._consumer.stop())

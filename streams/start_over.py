@@ -1,0 +1,78 @@
+"""How a worker ends when it must: start over where a membership failed, refuse where going on would be wrong.
+
+Starting over replaces the process image: nothing of the failed membership survives, recovery is the restart (design §2.4).
+It works under any launcher, because the process id stays. The group is left first, so that its partitions move at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+from schemas.errors import MeterlineError
+
+log = logging.getLogger("meterline")
+
+RESTARTS = "METERLINE_RESTARTS"
+"""Environment of a process that started over: `how often in a row:when last, epoch seconds`. For the backoff alone."""
+CALM_S = 60.0
+LEAVE_S = 5.0
+
+
+class StartOver:
+    """Ends this process. leave: lets the group go, best effort, bounded here."""
+
+    def __init__(self, leave: Callable[[], Awaitable[None]]) -> None:
+        self._leave = leave
+        self._ending: asyncio.Task[None] | None = None
+
+    def request(self, why: str) -> None:
+        """The membership is over: leave, wait a little more each time in a row, begin anew."""
+        if self._ending is None:
+            log.error("starting over: %s", why)
+            self._ending = asyncio.get_running_loop().create_task(self._begin_anew())
+
+    def refuse(self, error: MeterlineError) -> None:
+        """Going on would be wrong and starting over would not help: say why, end with exit code 2."""
+        if self._ending is None:
+            log.critical("this worker refuses to go on: %s", error)
+            self._ending = asyncio.get_running_loop().create_task(self._end(error))
+
+    async def _end(self, error: MeterlineError) -> None:
+        await self._let_go()
+        print(f"meterline: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+    async def _begin_anew(self) -> None:
+        await self._let_go()
+        count, last_s = _restarts(os.environ.get(RESTARTS, ""))
+        now_s = time.time()
+        count = count + 1 if now_s - last_s < CALM_S else 0
+        wait_s = min(30.0, 0.25 * float(1 << min(count, 10))) * (0.5 + random.random() / 2)
+        os.environ[RESTARTS] = f"{count}:{now_s + wait_s:.0f}"
+        await asyncio.sleep(wait_s)
+        _flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the same program again
+
+    async def _let_go(self) -> None:
+        try:
+            await asyncio.wait_for(self._leave(), LEAVE_S)
+        except Exception as error:  # whatever it is, the session timeout does the same a little later
+            log.warning("could not leave the group in order: %s", type(error).__name__)
+
+
+def _restarts(text: str) -> tuple[int, float]:
+    count, _, last_s = text.partition(":")
+    return (int(count), float(last_s)) if count.isdigit() and last_s.isdigit() else (-1, 0.0)
+
+
+def _flush() -> None:
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()

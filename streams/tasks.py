@@ -1,0 +1,309 @@
+"""The asyncio shell of one partition: recover, fold what comes, emit and checkpoint in time, stop where one must.
+
+It only decides *when*: nothing here changes what is counted (design §2.1). One task per partition and stage, its effects
+strictly one after the other, so a checkpoint never runs twice at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+from schemas import events
+from schemas.errors import BrokerError, MeterlineError, PartitionStopped
+from schemas.records import Batch, Out
+from streams.clock import Clock
+from streams.closing import Closing
+from streams.driver import drive
+from streams.metering import Metering
+from tables.durable import DefinitionsDiffer, Durable
+from tables.effects import Effect, Procedure, Produce
+
+log = logging.getLogger("meterline.tasks")
+T = TypeVar("T")
+
+SLICE = 200
+"""Records folded before the event loop gets a turn; batch boundaries mean nothing to the steps."""
+
+
+class Performer(Protocol):
+    """Performs a partition's effects under its membership (`transport/broker.py`)."""
+
+    async def perform(self, effect: Effect) -> object:
+        """The effect's result, as `tables/effects.py` promises. Raises BrokerError."""
+
+    def log_end(self) -> int | None:
+        """The source partition's end as its last fetch saw it; None before any fetch."""
+
+    async def close(self) -> None:
+        """Lets go of what recovery opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often, in seconds. emit: changed partials. everywhere: watermarks to all targets. prompt: a checkpoint of
+    CLOSING that revisions wait for, spaced so that commits stay below Event Hubs' 4/s a partition (azure-docs: Event
+    Hubs Kafka troubleshooting). snapshot: a new one at least this often. tick: spacing of ticks."""
+
+    emit_s: float = 0.5
+    everywhere_s: float = 1.0
+    checkpoint_s: float = 5.0
+    prompt_s: float = 0.4
+    snapshot_s: float = 86_400.0
+    tick_s: float = 1.0
+
+
+class PartitionTask:
+    """What both stages share: the inbox, the life, the end. Subclasses say what a step is and what is due when.
+
+    gone: told when the membership this task belongs to must end (a failed send, a refused commit, a gap, a defect): why;
+    or the error for which this worker must not go on at all.
+    """
+
+    stage: str
+
+    def __init__(
+        self, topic: str, partition: int, durable: Durable, performer: Performer, clock: Clock, pace: Pace,
+        gone: Callable[[str | MeterlineError], None],
+    ) -> None:  # fmt: skip
+        self.topic = topic
+        self.partition = partition
+        self.durable = durable
+        self.state: Literal["restoring", "running", "stopped"] = "restoring"
+        self.restored = 0.0
+        self.stopped: MeterlineError | None = None
+        self.end: int | None = None
+        self._performer = performer
+        self._clock = clock
+        self._pace = pace
+        self._gone = gone
+        self._inbox: asyncio.Queue[Batch] = asyncio.Queue(maxsize=2)
+        self._working = asyncio.Lock()
+        self._running: asyncio.Task[None] | None = None
+        self._handing_over = self._closed = False
+        self._next_checkpoint_s = 0.0
+        self._next_snapshot_s = 0.0
+
+    async def offer(self, batch: Batch) -> None:
+        """Takes a batch, or waits until there is room: this is the back-pressure. A stopped partition takes nothing."""
+        if self.state != "stopped" and not self._closed:
+            await self._inbox.put(batch)
+
+    def start(self) -> None:
+        """Begins to recover, then to work."""
+        self._running = asyncio.create_task(self._run(), name=f"{self.stage}-{self.partition}")
+
+    async def close(self) -> None:
+        """Ends without another effect; whoever waits in `offer` is let go."""
+        self._closed = True
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        self._drain()
+
+    async def _run(self) -> None:
+        try:
+            self.durable.on_restored = self._on_restored
+            try:
+                await self._drive(self.recover())
+            finally:
+                await self._performer.close()
+            self.state, self.restored = "running", 1.0
+            log.info("%s %s[%d] restored at offset %d", self.stage, self.topic, self.partition, self.position)
+            now_s = self._clock.monotonic_s()
+            self._next_checkpoint_s = now_s + self._pace.checkpoint_s
+            self._next_snapshot_s = now_s + self._pace.snapshot_s
+            while True:
+                batch = await self._next()
+                self.end = self._performer.log_end()
+                async with self._working:
+                    if batch is not None:
+                        await self._fold(batch)
+                    await self.work(self._clock.monotonic_s())
+        except PartitionStopped as error:
+            self._stop(error)
+        except DefinitionsDiffer as error:
+            self._stop(error)
+            self._gone(error)
+        except BrokerError as error:
+            self._end(str(error))
+        except Exception as error:
+            log.exception("%s %s[%d] failed", self.stage, self.topic, self.partition)
+            self._end(f"{type(error).__name__}: {error}")
+
+    async def hand_over(self) -> None:
+        """A last checkpoint while the membership still holds, so that the next owner has little to do again."""
+        if self.state != "running" or self._handing_over:
+            return
+        self._handing_over = True
+        async with self._working:
+            await self._drive(self.checkpoint(snapshot_due=False))
+
+    @property
+    def position(self) -> int:
+        """The next source offset to fold."""
+        return self.durable.table.position
+
+    def recover(self) -> Procedure[None]:
+        """The stage's recovery."""
+        return self.durable.recover()
+
+    def step(self, batch: Batch) -> None:
+        """The stage's step."""
+        raise NotImplementedError
+
+    def checkpoint(self, *, snapshot_due: bool) -> Procedure[bool]:
+        """The stage's checkpoint."""
+        raise NotImplementedError
+
+    async def work(self, now_s: float) -> None:
+        """What is due besides folding."""
+        if now_s >= self._next_checkpoint_s:
+            await self._checkpoint(now_s)
+
+    async def _checkpoint(self, now_s: float) -> bool:
+        due = now_s >= self._next_snapshot_s
+        written = await self._drive(self.checkpoint(snapshot_due=due))
+        self._next_checkpoint_s = now_s + self._pace.checkpoint_s
+        if due and written:
+            self._next_snapshot_s = now_s + self._pace.snapshot_s
+        return written
+
+    async def _next(self) -> Batch | None:
+        try:
+            return self._inbox.get_nowait()
+        except asyncio.QueueEmpty:
+            pass
+        try:
+            return await asyncio.wait_for(self._inbox.get(), self._pace.emit_s / 2)
+        except TimeoutError:
+            return None
+
+    async def _fold(self, batch: Batch) -> None:
+        if self._handing_over:
+            return
+        if batch.start > self.position:
+            raise BrokerError(
+                f"{self.topic}[{self.partition}]: a batch begins at {batch.start}, but the state ends at {self.position}"
+            )
+        records = batch.records
+        for at in range(0, len(records), SLICE):
+            part = records[at : at + SLICE]
+            last = at + SLICE >= len(records)
+            self.step(Batch(self.position, batch.end if last else part[-1].offset + 1, part))
+            if not last:
+                await asyncio.sleep(0)
+
+    async def _drive(self, procedure: Procedure[T]) -> T:
+        return await drive(procedure, self._performer.perform)
+
+    def _on_restored(self, share: float) -> None:
+        self.restored = share
+
+    def _stop(self, error: MeterlineError) -> None:
+        self.state, self.stopped = "stopped", error
+        log.critical("%s", error)
+        self._drain()
+
+    def _drain(self) -> None:
+        while not self._inbox.empty():
+            self._inbox.get_nowait()
+
+    def _end(self, why: str) -> None:
+        if not self._handing_over and not self._closed:
+            self._gone(f"{self.stage} {self.topic}[{self.partition}]: {why}")
+
+
+class MeteringTask(PartitionTask):
+    """METERING of one usage partition; also its clock: it appends the ticks (design §3)."""
+
+    stage = "metering"
+
+    def __init__(
+        self, stage: Metering, topic: str, partition: int, performer: Performer, clock: Clock, pace: Pace,
+        gone: Callable[[str | MeterlineError], None], dead: Callable[[Metering], None],
+    ) -> None:  # fmt: skip
+        super().__init__(topic, partition, stage.durable, performer, clock, pace, gone)
+        self.metering = stage
+        self._dead = dead
+        self._next_emit_s = 0.0
+        self._next_everywhere_s = 0.0
+        self._next_tick_s = 0.0
+        self._tick_at: int | None = None
+
+    def step(self, batch: Batch) -> None:
+        """Folds usage."""
+        self.metering.step(batch)
+        if self.metering.dead_letters:
+            self._dead(self.metering)
+
+    def checkpoint(self, *, snapshot_due: bool) -> Procedure[bool]:
+        """Emit, chunks, commit."""
+        return self.metering.checkpoint(snapshot_due=snapshot_due)
+
+    async def work(self, now_s: float) -> None:
+        """Emits, checkpoints, ticks."""
+        if now_s >= self._next_emit_s:
+            everywhere = now_s >= self._next_everywhere_s
+            await self._drive(self.metering.emit(everywhere=everywhere))
+            self._next_emit_s = now_s + self._pace.emit_s
+            if everywhere:
+                self._next_everywhere_s = now_s + self._pace.everywhere_s
+        await super().work(now_s)
+        if now_s >= self._next_tick_s:
+            self._next_tick_s = now_s + self._pace.tick_s
+            await self._tick()
+
+    async def _tick(self) -> None:
+        """Appends a tick if one is due. One is outstanding at most: the next waits until it was read back."""
+        if self._tick_at is not None and self.position <= self._tick_at:
+            return
+        self._tick_at = None
+        time_ms = self.metering.tick_due(self._clock.now_ms(), self.end)
+        if time_ms is None:
+            return
+        value = events.tick(time_ms, f"meterline/{self.topic}/{self.partition}", str(uuid.uuid4()))
+        offsets = await self._performer.perform(Produce([Out(self.topic, self.partition, b"meterline.tick", value)]))
+        assert isinstance(offsets, list)
+        self._tick_at = offsets[0]
+
+
+class ClosingTask(PartitionTask):
+    """CLOSING of one partials partition. told: called after every step and every accepted checkpoint."""
+
+    stage = "closing"
+
+    def __init__(
+        self, stage: Closing, topic: str, partition: int, performer: Performer, clock: Clock, pace: Pace,
+        gone: Callable[[str | MeterlineError], None], told: Callable[[ClosingTask, bool], None],
+    ) -> None:  # fmt: skip
+        super().__init__(topic, partition, stage.durable, performer, clock, pace, gone)
+        self.closing = stage
+        self._told = told
+        self._next_prompt_s = 0.0
+
+    def recover(self) -> Procedure[None]:
+        """The table, and what is due when."""
+        return self.closing.recover()
+
+    def step(self, batch: Batch) -> None:
+        """Joins partials, closes windows."""
+        self.closing.step(batch)
+        self._told(self, False)
+
+    def checkpoint(self, *, snapshot_due: bool) -> Procedure[bool]:
+        """Chunks, commit; then revisions may leave."""
+        return self.closing.checkpoint(snapshot_due=snapshot_due)
+
+    async def work(self, now_s: float) -> None:
+        """Checkpoints in time, and promptly where a revision waits for one."""
+        if self.closing.table.outbox.waiting_for_acceptance and now_s >= self._next_prompt_s:
+            self._next_checkpoint_s = now_s
+        if now_s >= self._next_checkpoint_s:
+            self._next_prompt_s = now_s + self._pace.prompt_s
+            if await self._checkpoint(now_s):
+                self._told(self, True)

@@ -1,0 +1,201 @@
+"""What this worker shows of itself: the `View` that web asks (`web/view.py`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+
+from schemas.partials import NEVER
+from schemas.times import format_rfc3339
+from streams.tasks import ClosingTask, MeteringTask, PartitionTask
+from streams.worker import Worker
+from transport.membership import Owners
+
+Json = dict[str, Any]
+VERSION = "0.1.0"
+
+
+class WorkerView:
+    """See `web.view.View` for every promise. owners: the group's map, as of its last assignment."""
+
+    def __init__(self, worker: Worker, owners: Callable[[], Owners]) -> None:
+        self._worker = worker
+        self._owners = owners
+
+    @property
+    def worker_url(self) -> str:
+        """Advertised base URL of this worker."""
+        return self._worker.settings.advertised_url
+
+    @property
+    def usage_partitions(self) -> int:
+        """N."""
+        return self._worker.usage_partitions
+
+    @property
+    def partials_partitions(self) -> int:
+        """M."""
+        return self._worker.partials_partitions
+
+    def peers(self) -> Mapping[str, Mapping[str, list[int]]]:
+        """Who owns what."""
+        owners = self._owners()
+        return owners or {self.worker_url: {}}
+
+    def totals(self, subject: str | None, meter: str | None, window_size: str | None) -> Iterable[Json]:
+        """Windows in memory that fit."""
+        for owned in self._worker.closing.values():
+            stage = owned.task.closing
+            for key in list(stage.table.windows):
+                if (
+                    (subject is None or key.subject == subject)
+                    and (meter is None or key.meter == meter)
+                    and (window_size is None or key.size == window_size)
+                    and (found := stage.describe(key)) is not None
+                ):
+                    yield found
+
+    def window(self, window_id: str) -> Json | None:
+        """One window in memory."""
+        parts = window_id.split("~")
+        if len(parts) != 4:
+            return None
+        for found in self.totals(None, parts[0], parts[1]):
+            if found["window_id"] == window_id:
+                return found
+        return None
+
+    async def stored_window(self, window_id: str, subject: str | None) -> Json | None:
+        """The document in Cosmos."""
+        reader = self._reader()
+        found: Json | None = None if reader is None else await reader.read_window(window_id, subject)
+        return found
+
+    async def stored_totals(
+        self, subject: str, meter: str | None, window_size: str | None, *, after: str | None = None, limit: int = 1000
+    ) -> list[Json]:
+        """The documents of a subject in Cosmos, by id."""
+        reader = self._reader()
+        if reader is None:
+            return []
+        documents: list[Json] = await reader.read_subject(subject, meter, window_size, after=after, limit=limit)
+        return [{**document, "state": "sealed"} for document in documents]
+
+    def audit(self) -> dict[str, dict[str, int]]:
+        """Ledgers of the owned usage partitions that are restored."""
+        return {
+            str(partition): task.metering.table.ledger.describe()
+            for partition, task in sorted(self._worker.metering.items())
+            if task.state != "restoring"
+        }
+
+    def alarms(self) -> list[Json]:
+        """What must be looked at."""
+        stopped = [
+            {
+                "kind": "partition_stopped",
+                "where": f"{t.topic}[{t.partition}]",
+                "what": t.stopped.what,
+                "hint": t.stopped.hint,
+            }
+            for t in self._tasks()
+            if t.stopped is not None
+        ]
+        told = [{"kind": a.kind, "where": a.where, "what": a.what, "hint": a.hint} for a in self._worker.alarms]
+        return stopped + told
+
+    def status(self) -> Json:
+        """Tasks and sinks."""
+        worker = self._worker
+        return {
+            "worker": self.worker_url,
+            "version": VERSION,
+            "metering": {str(p): _metering(task) for p, task in sorted(worker.metering.items())},
+            "closing": {
+                str(p): _closing(owned.task, tuple(worker.sinks)) for p, owned in sorted(worker.closing.items())
+            },
+            "sinks": {name: self._sink(name) for name in ("servicebus", "cosmos")},
+        }
+
+    def dead_letters(self) -> list[Json]:
+        """The newest dead letters."""
+        return [letter.describe() for letter in self._worker.dead_letters]
+
+    def recent_revisions(self) -> list[Json]:
+        """The newest revisions."""
+        return list(self._worker.revisions)
+
+    async def live(self) -> AsyncIterator[Json]:
+        """Changes from now on."""
+        async for item in self._worker.live.listen():
+            yield {**item, "provisional": item["state"] == "open" or item["pending"]}
+
+    def _tasks(self) -> list[PartitionTask]:
+        return [*self._worker.metering.values(), *(owned.task for owned in self._worker.closing.values())]
+
+    def _reader(self) -> Any:
+        return self._worker.sinks.get("cosmos")
+
+    def _sink(self, name: str) -> Json:
+        worker = self._worker
+        if name not in worker.sinks:
+            return {"state": "unconfigured", "error": "", "retry_in_s": 0, "waiting": 0, "delivered": 0, "parked": 0}
+        couriers = [owned.couriers[name] for owned in worker.closing.values()]
+        retrying = [courier.status for courier in couriers if courier.status.state == "retrying"]
+        tables = [owned.task.closing.table for owned in worker.closing.values()]
+        return {
+            "state": "retrying" if retrying else "up",
+            "error": retrying[0].error if retrying else "",
+            "retry_in_s": round(max(0.0, min((s.retry_at_s for s in retrying), default=0.0) - time.monotonic()), 1)
+            if retrying
+            else 0,
+            "waiting": sum(table.outbox.count_waiting(name) for table in tables),
+            "delivered": sum(table.counters.delivered.get(name, 0) for table in tables),
+            "parked": sum(sink == name for table in tables for sink, _, _ in table.outbox.parked()),
+        }
+
+
+def _task(task: PartitionTask) -> Json:
+    return {
+        "state": task.state,
+        "restored": round(task.restored, 3),
+        "reason": task.stopped.what if task.stopped else "",
+        "hint": task.stopped.hint if task.stopped else "",
+        "position": task.position,
+        "end": task.end if task.end is not None else task.position,
+        "lag": max(0, (task.end or 0) - task.position),
+        "committed": task.durable.accepted,
+    }
+
+
+def _metering(task: MeteringTask) -> Json:
+    table = task.metering.table
+    return {
+        **_task(task),
+        "watermark": _time(table.watermark_ms),
+        "ids": len(table.ids),
+        "partials": len(table.partials),
+    }
+
+
+def _closing(task: ClosingTask, sinks: tuple[str, ...]) -> Json:
+    table = task.closing.table
+    return {
+        **_task(task),
+        "watermark": _time(table.watermark_ms),
+        "windows_open": sum(window.revision == 0 for window in table.windows.values()),
+        "windows_closed": table.counters.windows_closed,
+        "windows_sealed": table.counters.windows_sealed,
+        "revisions": table.counters.revisions,
+        "outbox": {sink: table.outbox.count_waiting(sink) for sink in sinks},
+        "delivered": dict(table.counters.delivered),
+        "parked": [
+            {"sink": sink, "message_id": revision.message_id, "reason": reason}
+            for sink, revision, reason in table.outbox.parked()
+        ],
+    }
+
+
+def _time(ms: int) -> str | None:
+    return None if ms == NEVER else format_rfc3339(ms)

@@ -1,0 +1,265 @@
+"""One worker: the partitions it owns now, their tasks and couriers, from assignment to revocation.
+
+Knows Faust only by what Faust's shell tells it (`streams/agents.py`): assigned, revoked, a batch. When a membership is over
+because something failed, everything of this worker ends before anything starts again (design §2.4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from schemas.deadletters import DeadLetter
+from schemas.definitions import Definitions
+from schemas.errors import ConfigurationError, MeterlineError
+from schemas.records import Batch
+from schemas.windows import Revision
+from settings import Settings
+from sinks.contract import Sink
+from streams.clock import Clock, SystemClock
+from streams.closing import Alarm, Closing
+from streams.delivery import Backoff, Courier
+from streams.live import LiveFeed
+from streams.metering import Metering, Topics
+from streams.tasks import ClosingTask, MeteringTask, Pace, PartitionTask
+from tables.closing import ClosingTable
+from tables.durable import Durable
+from tables.metering import MeteringTable
+from transport.broker import Broker
+from transport.membership import Membership
+
+log = logging.getLogger("meterline.worker")
+
+
+@dataclass(slots=True)
+class Owned:
+    """A closing partition this worker owns: its task and one courier per sink, each with its running task."""
+
+    task: ClosingTask
+    couriers: dict[str, Courier]
+    running: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class Worker:
+    """Owns what the group assigned.
+
+    start_over: ends this process's membership and begins anew, told why. refuse: ends it for good.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        definitions: Definitions,
+        sinks: Sequence[Sink],
+        broker: Broker,
+        start_over: Callable[[str], None],
+        refuse: Callable[[MeterlineError], None],
+        clock: Clock | None = None,
+    ) -> None:
+        if not sinks:
+            raise ConfigurationError(
+                "no sink is configured",
+                where="METERLINE_SERVICEBUS_CONNECTION_STRING, METERLINE_COSMOS_ENDPOINT",
+                hint="configure Service Bus, Cosmos, or both: a revision that nobody gets is no bill",
+            )
+        self.settings = settings
+        self.definitions = definitions
+        self.sinks = {sink.name: sink for sink in sinks}
+        self.broker = broker
+        self.live = LiveFeed()
+        self.metering: dict[int, MeteringTask] = {}
+        self.closing: dict[int, Owned] = {}
+        self.dead_letters: deque[DeadLetter] = deque(maxlen=50)
+        self.revisions: deque[dict[str, object]] = deque(maxlen=100)
+        self.alarms: deque[Alarm] = deque(maxlen=100)
+        self.usage_partitions = 0
+        self.partials_partitions = 0
+        self.membership: Membership | None = None
+        self._start_over = start_over
+        self._refuse = refuse
+        self._clock = clock or SystemClock()
+        self._pace = Pace(emit_s=settings.emit_ms / 1000, checkpoint_s=settings.checkpoint_ms / 1000)
+        self._rng = random.Random()
+        self._leaving = False
+        self.stopping = False
+
+    async def start(self) -> None:
+        """Connects, and proves that the topics fit together.
+
+        Raises ConfigurationError for a missing topic or partition counts that do not fit.
+        """
+        await self.broker.start()
+        s = self.settings
+        self.usage_partitions = await self.broker.partitions(s.usage_topic)
+        self.partials_partitions = await self.broker.partitions(s.partials_topic)
+        await self._same_count(s.usage_topic, self.usage_partitions, s.metering_state_topic)
+        await self._same_count(s.partials_topic, self.partials_partitions, s.closing_state_topic)
+        await self.broker.partitions(s.dead_letters_topic)
+        for sink in self.sinks.values():
+            await sink.open()
+
+    async def stop(self) -> None:
+        """Lets go of everything, a last checkpoint first; nothing is taken any more."""
+        self.stopping = True
+        await self.revoked()
+        for sink in self.sinks.values():
+            await sink.close()
+        await self.broker.stop()
+
+    def assigned(self, topic_partitions: Iterable[tuple[str, int]], membership: Membership) -> None:
+        """These partitions are this worker's, under this membership. Recovery begins at once, also where nothing comes."""
+        if self.stopping:
+            return
+        self.membership = membership
+        for topic, partition in sorted(topic_partitions):
+            if topic == self.settings.usage_topic and partition not in self.metering:
+                self._begin_metering(partition, membership)
+            elif topic == self.settings.partials_topic and partition not in self.closing:
+                self._begin_closing(partition, membership)
+
+    async def revoked(self) -> None:
+        """Nothing is this worker's any more: a last checkpoint where it still counts, then everything ends."""
+        tasks: list[PartitionTask] = [*self.metering.values(), *(owned.task for owned in self.closing.values())]
+        if tasks and not self._leaving:
+            done = asyncio.gather(*(task.hand_over() for task in tasks), return_exceptions=True)
+            try:
+                for task, outcome in zip(tasks, await asyncio.wait_for(done, 5.0), strict=True):
+                    if isinstance(outcome, MeterlineError):
+                        log.info("%s[%d] handed over as last checkpointed: %s", task.topic, task.partition, outcome)
+                    elif isinstance(outcome, BaseException):
+                        log.error("%s[%d] could not hand over", task.topic, task.partition, exc_info=outcome)
+            except TimeoutError:
+                log.warning("handing over took too long; the next owner begins at the last checkpoint")
+        owned, self.closing = self.closing, {}
+        metering, self.metering = self.metering, {}
+        self.membership = None
+        couriers = [running for one in owned.values() for running in one.running]
+        for running in couriers:
+            running.cancel()
+        await asyncio.gather(*couriers, *(task.close() for task in tasks), return_exceptions=True)
+        del metering
+
+    async def offer(self, topic: str, partition: int, batch: Batch) -> None:
+        """A batch came. One for a partition that is not owned now is dropped: whoever owns it reads it again."""
+        task: PartitionTask | None
+        if topic == self.settings.usage_topic:
+            task = self.metering.get(partition)
+        else:
+            owned = self.closing.get(partition)
+            task = owned.task if owned is not None else None
+        if task is not None:
+            await task.offer(batch)
+
+    def _begin_metering(self, partition: int, membership: Membership) -> None:
+        s, d = self.settings, self.definitions
+        table = MeteringTable(self.partials_partitions, d.stream.correct_for_ms)
+        durable = self._durable(table, s.usage_topic, s.metering_state_topic, partition, self.usage_partitions)
+        topics = Topics(s.usage_topic, s.partials_topic, s.dead_letters_topic)
+        stage = Metering(d, topics, partition, self.partials_partitions, durable, table)
+        task = MeteringTask(
+            stage,
+            s.usage_topic,
+            partition,
+            self.broker.performer(s.usage_topic, partition, membership),
+            self._clock,
+            self._pace,
+            self._gone,
+            self._dead,
+        )
+        self.metering[partition] = task
+        task.start()
+
+    def _begin_closing(self, partition: int, membership: Membership) -> None:
+        s, d = self.settings, self.definitions
+        table = ClosingTable(self.usage_partitions, d.stream.correct_for_ms, tuple(self.sinks))
+        durable = self._durable(table, s.partials_topic, s.closing_state_topic, partition, self.partials_partitions)
+        stage = Closing(d, s.partials_topic, partition, durable, table)
+        task = ClosingTask(
+            stage,
+            s.partials_topic,
+            partition,
+            self.broker.performer(s.partials_topic, partition, membership),
+            self._clock,
+            self._pace,
+            self._gone,
+            self._told,
+        )
+        couriers = {
+            name: Courier(sink, table, self._clock, self._rng, self._parked(name), Backoff())
+            for name, sink in self.sinks.items()
+        }
+        owned = Owned(task, couriers)
+        self.closing[partition] = owned
+        task.start()
+        owned.running = [asyncio.create_task(courier.run()) for courier in couriers.values()]
+
+    def _durable(
+        self, table: MeteringTable | ClosingTable, source: str, changelog: str, partition: int, partitions: int
+    ) -> Durable:
+        return Durable(
+            table=table,
+            source_topic=source,
+            changelog_topic=changelog,
+            partition=partition,
+            partitions=partitions,
+            definitions=self.definitions.digest,
+            writer=uuid.uuid4().hex[:12],
+        )
+
+    def _dead(self, stage: Metering) -> None:
+        known = {letter.key for letter in self.dead_letters}
+        for letter in stage.dead_letters:
+            if letter.key not in known:
+                self.dead_letters.appendleft(letter)
+
+    def _told(self, task: ClosingTask, accepted: bool) -> None:
+        """A step or an accepted checkpoint of CLOSING: news for the feed, work for the couriers."""
+        stage = task.closing
+        changed, stage.changed = stage.changed, {}
+        self.live.tell(changed, stage.describe)
+        revised, stage.revised = stage.revised, []
+        self.revisions.extendleft(revised)
+        alarms, stage.alarms = stage.alarms, []
+        for alarm in alarms:
+            log.error("alarm %s at %s: %s -> %s", alarm.kind, alarm.where, alarm.what, alarm.hint)
+            self.alarms.appendleft(alarm)
+        owned = self.closing.get(task.partition)
+        if owned is not None and (accepted or not owned.task.closing.table.outbox.waiting_for_acceptance):
+            for courier in owned.couriers.values():
+                courier.wake()
+
+    def _parked(self, sink: str) -> Callable[[Revision, str], None]:
+        def parked(revision: Revision, reason: str) -> None:
+            self.alarms.appendleft(
+                Alarm(
+                    "refused_revision",
+                    f"{sink} {revision.message_id}",
+                    reason,
+                    "mend what it refuses, then send it by hand",
+                )
+            )
+
+        return parked
+
+    def _gone(self, why: str | MeterlineError) -> None:
+        if self._leaving:
+            return
+        self._leaving = True
+        if isinstance(why, str):
+            self._start_over(why)
+        else:
+            self._refuse(why)
+
+    async def _same_count(self, source: str, partitions: int, changelog: str) -> None:
+        found = await self.broker.partitions(changelog)
+        if found != partitions:
+            raise ConfigurationError(
+                f"{source} has {partitions} partitions, {changelog} has {found}",
+                where=f"topics {source}, {changelog}",
+                hint="a state topic has exactly as many partitions as its source; make it anew with that count",
+            )
