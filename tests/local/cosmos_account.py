@@ -108,8 +108,8 @@ class Process:
         return [f"http://127.0.0.1:{port}/" for port in self.ports]
 
     async def end(self, number: int = signal.SIGTERM) -> tuple[int, bytes, bytes]:
-        """Send a signal; exit code, the rest of stdout, and stderr."""
-        if self.process.returncode is None:
+        """Send a signal; exit code, the rest of stdout, and stderr. One that never was ready ends by itself."""
+        if self.process.returncode is None and self.ready:
             self.process.send_signal(number)
         out, err = await self.process.communicate()
         return self.process.returncode or 0, out, err
