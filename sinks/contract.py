@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from schemas.windows import Revision
 
@@ -57,3 +57,18 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Let go of connections. Idempotent."""
+
+
+class WindowReader(Protocol):
+    """A sink that can be read: what web asks for windows that are no longer in memory. `CosmosSink` is one."""
+
+    async def read_window(self, window_id: str, subject: str | None) -> dict[str, Any] | None:
+        """The document of a window, or None. subject: its partition key, where the asker knows it; else all are asked.
+
+        Raises SinkError where the store cannot be asked.
+        """
+
+    async def read_subject(
+        self, subject: str, meter: str | None, window_size: str | None, *, after: str | None = None, limit: int = 1000
+    ) -> list[dict[str, Any]]:
+        """Documents of one subject in the order of `id`, those above `after`, at most `limit`. Raises SinkError."""
