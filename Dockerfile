@@ -23,7 +23,7 @@ ENV PATH=/opt/meterline/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     METERLINE_WEB_HOST=0.0.0.0 \
     METERLINE_WEB_PORT=6066
-USER meterline
+USER 10001
 EXPOSE 6066
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['METERLINE_WEB_PORT'] + '/healthz', timeout=4)"]

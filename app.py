@@ -12,9 +12,24 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(name)
-    from streams.faust_app import build
+    globals()["app"] = built = _wired()
+    return built
 
-    globals()["app"] = built = build()
+
+def _wired() -> Any:
+    import settings as configuration
+    from streams.faust_app import build
+    from streams.view import WorkerView
+    from web.faust_site import attach
+
+    settings = configuration.load()
+    built = build(settings)
+    worker = built.worker
+
+    async def publish(key: bytes | None, value: bytes) -> tuple[int, int]:
+        return await worker.broker.publish(settings.usage_topic, key, value)
+
+    attach(built, WorkerView(worker, lambda: built.owners), settings, publish=publish)
     return built
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import faust
 from sinks.cosmos import CosmosSink
@@ -18,11 +17,10 @@ from sinks.contract import Sink
 from sinks.servicebus import ServiceBusSink
 from streams.agents import consumer_thread, install
 from streams.start_over import StartOver
-from streams.view import WorkerView
 from streams.worker import Worker
 from transport.broker import Broker
 from transport.client import bootstrap_servers, faust_credentials
-from web.faust_site import attach
+from transport.membership import Owners
 
 
 class MeterlineApp(faust.App):  # type: ignore[misc]
@@ -31,6 +29,12 @@ class MeterlineApp(faust.App):  # type: ignore[misc]
     advertised_url = ""
     worker: Worker
     start_over: StartOver
+
+    @property
+    def owners(self) -> Owners:
+        """Who owns what, as of the group's last assignment; empty before any."""
+        thread = consumer_thread(self)
+        return thread.owners if thread is not None else {}
 
     async def on_first_start(self) -> None:
         """Faust would make its data directories here; a worker of ours keeps nothing on its disk."""
@@ -88,14 +92,6 @@ def build(settings: Settings | None = None) -> MeterlineApp:
     app.worker = Worker(settings, definitions, sinks, broker, app.start_over.request, app.start_over.refuse)
     install(app, app.worker, settings.usage_topic, settings.partials_topic)
 
-    async def publish(key: bytes | None, value: bytes) -> tuple[int, int]:
-        return await broker.publish(settings.usage_topic, key, value)
-
-    def owners() -> Any:
-        thread = consumer_thread(app)
-        return thread.owners if thread is not None else {}
-
-    attach(app, WorkerView(app.worker, owners), settings, publish=publish)
     return app
 
 

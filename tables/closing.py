@@ -34,7 +34,8 @@ class SourceState(msgspec.Struct, array_like=True):
 class WindowState(msgspec.Struct, array_like=True):
     """One window: a share per source partition, and what was last said about it.
 
-    revision: the last one, 0 while open. revised_at_ms: the joined watermark then. said_…: what the last revision said. A window has a pending change where events or digest differ from that.
+    revision: the last one, 0 while open. revised_at_ms: the joined watermark then. said_…: what the last revision said.
+    A window has a pending change where events or digest differ from that.
     """
 
     version: int
