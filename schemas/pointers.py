@@ -23,9 +23,7 @@ class Pointer:
     def __post_init__(self) -> None:
         """Raises ValueError, with what was found and expected, for a text that points to nothing inside `data`."""
         if not self.text.startswith("/"):
-            raise ValueError(
-                f"{self.text[:60]!r} is not a JSON pointer; expected one into data, like /tokens or /usage/total"
-            )
+            raise ValueError(f"{self.text[:60]!r} is not a JSON pointer; expected one like /tokens or /usage/total")
         if _BAD_ESCAPE.search(self.text):
             raise ValueError(f"{self.text[:60]!r} has a ~ that is neither ~0 (for ~) nor ~1 (for /)")
         steps = self.text[1:].split("/")
