@@ -240,6 +240,19 @@ def frame(channel: int, performative: bytes, payload: bytes = b"", frame_type: i
     return _FRAME_HEADER.pack(size, 2, frame_type, channel) + performative + payload
 
 
+# Which fields are numbers, and which of those must be there (part 2, 2.7); what is done with them relies on it.
+_NUMBERS: Final = {
+    OPEN: (2, 3, 4),
+    BEGIN: (1, 2, 3),
+    ATTACH: (1, 3, 4),
+    FLOW: (0, 1, 2, 3, 4, 5, 6),
+    TRANSFER: (0, 1, 3),
+    DISPOSITION: (1, 2),
+    DETACH: (0,),
+}
+_REQUIRED: Final = {OPEN: (), BEGIN: (1, 2), ATTACH: (1,), FLOW: (1,), TRANSFER: (0,), DISPOSITION: (1,), DETACH: (0,)}
+
+
 class Framer:
     """Bytes as they arrive, cut into protocol headers and frames."""
 
@@ -282,5 +295,9 @@ def _frame_of(channel: int, body: bytes) -> Frame:
         code, fields = _decode.decode_frame(memoryview(body))
     except (IndexError, KeyError, TypeError, ValueError, struct.error, RecursionError) as broken:
         raise DecodeError("undecodable frame") from broken
+    for index in _NUMBERS.get(code, ()):
+        value = fields[index]
+        if not isinstance(value, int) and (value is not None or index in _REQUIRED[code]):
+            raise DecodeError(f"field {index} of performative 0x{code:02x} must be a number")
     payload = bytes(fields.pop()) if code == TRANSFER else b""
     return Frame(channel, code, fields, body, payload)

@@ -317,7 +317,7 @@ class Entity:
             overlay["DeadLetterErrorDescription"] = codec.string(description)
         entry.overlay, entry.state, entry.expires_ms = overlay, State.ACTIVE, None  # no time to live in there
         del self._entries[entry.sequence_number]
-        target = self.dead_letters or self
+        target = self if self.dead_letters is None else self.dead_letters
         self._journal.change(entry, dead=True)
         target._enter(entry)
 

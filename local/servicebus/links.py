@@ -185,9 +185,8 @@ class Inbound(Link):
             self._delivery_id, self._format, self._settled, self._size = fields[1], fields[3] or 0, False, 0
         self._settled = self._settled or bool(fields[4])
         self._size += len(frame.payload)
-        if self._size > self.max_bytes:
-            raise errors.message_too_large(self._delivery_id, self._size, self.max_bytes)
-        self._parts.append(frame.payload)
+        # What is too large is counted to its end, but not kept; then the delivery is rejected and the link lives.
+        self._parts.append(frame.payload if self._size <= self.max_bytes else b"")
         if fields[5] and not fields[9]:
             return
         payload = b"".join(self._parts)
@@ -197,6 +196,8 @@ class Inbound(Link):
             self._silent.add(self._delivery_id)
         if not fields[9]:  # an aborted delivery counts for credit and for nothing else
             try:
+                if self._size > self.max_bytes:
+                    raise errors.message_too_large(self._delivery_id, self._size, self.max_bytes)
                 self.deliver(self._delivery_id, self._format, payload)
             except codec.DecodeError as broken:
                 self.reject(self._delivery_id, Refusal(errors.DECODE_ERROR, f"The message is malformed: {broken}."))
