@@ -46,8 +46,10 @@ class MeterlineApp(faust.App):  # type: ignore[misc]
             await self.worker.start()
         except ConfigurationError as error:
             self.start_over.refuse(error)
+            await self.start_over.ended()
         except MeterlineError as error:
             self.start_over.request(str(error))
+            await self.start_over.ended()
 
     async def on_stop(self) -> None:
         """A last checkpoint while the membership holds, then Faust's own stop."""
@@ -60,7 +62,7 @@ def build(settings: Settings | None = None) -> MeterlineApp:
     settings = settings or configuration.load()
     definitions = load_meters(Path(settings.meters))
     sinks = _sinks(settings)
-    logging.getLogger("meterline").setLevel(settings.log_level.upper())
+    _quiet(settings.log_level.upper())
     app = MeterlineApp(
         settings.app_id,
         broker=[URL(f"eventhubs://{server.strip()}") for server in bootstrap_servers(settings).split(",")],
@@ -93,6 +95,14 @@ def build(settings: Settings | None = None) -> MeterlineApp:
     install(app, app.worker, settings.usage_topic, settings.partials_topic)
 
     return app
+
+
+def _quiet(level: str) -> None:
+    """Our own log at the level asked for; the libraries below only when something is wrong, unless DEBUG is asked for."""
+    logging.getLogger("meterline").setLevel(level)
+    if level != "DEBUG":
+        for name in ("azure", "aiokafka", "faust", "mode"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _sinks(settings: Settings) -> list[Sink]:

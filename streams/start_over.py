@@ -43,6 +43,11 @@ class StartOver:
             log.critical("this worker refuses to go on: %s", error)
             self._ending = asyncio.get_running_loop().create_task(self._end(error))
 
+    async def ended(self) -> None:
+        """Waits for the end of this process, once asked for: nothing may start meanwhile."""
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+
     async def _end(self, error: MeterlineError) -> None:
         await self._let_go()
         print(f"meterline: {error}", file=sys.stderr, flush=True)
