@@ -124,11 +124,12 @@ class Worker:
 
     async def revoked(self) -> None:
         """Nothing is this worker's any more: a last checkpoint where it still counts, then everything ends."""
+        patience_s = min(5.0, self.settings.rebalance_timeout_s / 3)
         tasks: list[PartitionTask] = [*self.metering.values(), *(owned.task for owned in self.closing.values())]
         if tasks and not self._leaving:
             done = asyncio.gather(*(task.hand_over() for task in tasks), return_exceptions=True)
             try:
-                for task, outcome in zip(tasks, await asyncio.wait_for(done, 5.0), strict=True):
+                for task, outcome in zip(tasks, await asyncio.wait_for(done, patience_s), strict=True):
                     if isinstance(outcome, MeterlineError):
                         log.info("%s[%d] handed over as last checkpointed: %s", task.topic, task.partition, outcome)
                     elif isinstance(outcome, BaseException):

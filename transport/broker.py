@@ -53,12 +53,16 @@ class Broker:
             await producer.stop()
 
     async def partitions(self, topic: str) -> int:
-        """How many partitions a topic has. Raises ConfigurationError where it does not exist."""
-        assert self._producer is not None
+        """How many partitions a topic has. Raises ConfigurationError where it does not exist.
+
+        All topics are asked for, never one by name: on a broker that may, asking for a name creates it.
+        """
+        assert self._producer is not None, "start first"
         try:
-            found = await self._producer.partitions_for(topic)
+            cluster = await self._producer.client.fetch_all_metadata()
         except KafkaError as error:
             raise await diagnose(error, self._settings) from error
+        found = cluster.partitions_for_topic(topic)
         if not found:
             raise missing_topic(topic, self._settings)
         return len(found)
