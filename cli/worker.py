@@ -34,7 +34,9 @@ def run(settings: Settings) -> None:
     """
     # app.py reads the settings itself, as it must under `faust -A app worker`: hand over what --settings has brought.
     os.environ.update(settings.environment())
-    import app  # noqa: F401 - here, so that its errors are shown as ours, and only the worker pays for Faust
+    import app  # here: only the worker pays for Faust
+
+    assert app.app is not None  # built by being asked for, so that what is wrong with the settings is told our way
     from faust.cli.faust import cli as faust
 
     faust(["-A", "app", "worker", "--loglevel", settings.log_level.lower()], prog_name="faust")

@@ -54,19 +54,27 @@ class Ledger:
         self.rules = rules
         self._partitions: dict[int, _Partition] = defaultdict(_Partition)
         self._contributions: dict[Key, list[tuple[tuple[int, int, int, int], Any]]] = defaultdict(list)
+        self.dead_letters: dict[tuple[int, int, int], str] = {}
+        """(partition, offset, index in the envelope) -> why it is a dead letter (design §4)."""
         self._aggregations = {meter.slug: meter.aggregation for meter in rules.meters}
 
     def judge(self, record: Record) -> list[str]:
         """The fate of each event of a record, in order (design §4). `tick` and `tick_refused` are counted apart."""
+        return self.judge_events(record, events(record))
+
+    def judge_events(self, record: Record, decoded: Sequence[Any]) -> list[str]:
+        """The same for events that were decoded elsewhere; of the record only its place and time are looked at."""
         partition = self._partitions[record.partition]
         fates = []
-        for index, event in enumerate(events(record)):
+        for index, event in enumerate(decoded):
             fate = self._fate(partition, record, index, event)
             fates.append(fate)
             partition.counters[fate] += 1
             if not fate.startswith("tick"):
                 partition.counters["read"] += 1
-                partition.counters["dead_lettered"] += fate in DEAD
+                if fate in DEAD:
+                    partition.counters["dead_lettered"] += 1
+                    self.dead_letters[record.partition, record.offset, index] = fate
         return fates
 
     def counters(self) -> dict[int, dict[str, int]]:

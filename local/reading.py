@@ -63,14 +63,10 @@ class Rules:
             revise_every_ms=duration_ms(stream.get("revise_every", "PT1M")),
         )
 
-    def closed_by_ms(self, time_ms: int) -> int:
-        """The watermark by which every window of events up to `time_ms` has closed and shown its last change."""
-        ends = [
-            time_ms - time_ms % size_ms + size_ms + meter.grace_ms
-            for meter in self.meters
-            for _, size_ms in meter.windows
-        ]
-        return max(ends, default=time_ms) + self.revise_every_ms
+    @property
+    def settle_ms(self) -> int:
+        """How long after its end, in watermark, a window has closed and shown its last change so far."""
+        return max((meter.grace_ms for meter in self.meters), default=0) + self.revise_every_ms
 
 
 class Invalid(Exception):

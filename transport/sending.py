@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, errors
@@ -23,6 +24,7 @@ MAX_BATCH_BYTES = 262_144
 MAX_UNACKNOWLEDGED = 2_000
 
 
+@lru_cache(maxsize=65_536)
 def partition_for(subject: str, partitions: int) -> int:
     """The partition that every Kafka client with Java's default partitioner chooses for this subject as key."""
     return int((murmur2(subject.encode()) & 0x7FFFFFFF) % partitions)

@@ -234,10 +234,6 @@ def test_the_equation_holds_and_nothing_is_counted_twice(steps: list[tuple[int, 
     assert sum(expected.events for expected in hours) == total.get("counted", 0)
 
 
-def test_closed_by_covers_every_window_and_its_last_revision() -> None:
-    assert Rules.of(DOCUMENT).closed_by_ms(NOON + 1) == NOON + HOUR + 5_000 + MINUTE
-
-
 @pytest.mark.parametrize(("text", "ms"), [("PT0S", 0), ("PT30S", 30_000), ("P1DT2H", 26 * HOUR), ("P1W", 168 * HOUR)])
 def test_durations(text: str, ms: int) -> None:
     assert duration_ms(text) == ms

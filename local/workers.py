@@ -1,0 +1,75 @@
+"""Worker processes of laptop mode: started, awaited over their own HTTP, ended by pid."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from local.process import Child, free_port, is_free
+from local.stack import Stack
+from schemas.errors import BrokerError
+
+START_TIMEOUT_S = 90.0
+STOP_GRACE_S = 15.0
+_ROOT = str(Path(__file__).resolve().parents[1])
+_TIMEOUT = aiohttp.ClientTimeout(total=10)
+
+
+class WorkerProcess:
+    """One `app.py worker` on a stack. url: where its dashboard and API are."""
+
+    def __init__(self, stack: Stack, number: int, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._stack = stack
+        self._port = port
+        command = [sys.executable, "-m", "app", "worker"]
+        self.process = Child(f"worker {number}", command, log=stack.data_dir / "logs" / f"worker-{number}.log")
+
+    async def start(self) -> None:
+        """Start it, once the stack is up and knows its keys and ports; waits for nothing."""
+        self.process.environ = {
+            **self._stack.environment,
+            "METERLINE_WEB_HOST": "127.0.0.1",
+            "METERLINE_WEB_PORT": str(self._port),
+            "METERLINE_WEB_ADVERTISED_URL": self.url,
+            "PYTHONPATH": _ROOT,
+            "PYTHONUNBUFFERED": "1",
+        }
+        await self.process.start()
+
+    async def serving(self) -> None:
+        """Return once it is ready: in the group, every partition of its own restored. Raises BrokerError with its log."""
+        await self.process.until(self._ready, START_TIMEOUT_S)
+
+    async def stop(self) -> None:
+        """SIGTERM, so that it leaves a last checkpoint; SIGKILL if that takes too long."""
+        await self.process.stop(STOP_GRACE_S)
+
+    async def get(self, path: str) -> Any:
+        """The JSON of `GET path`. Raises BrokerError where the worker does not answer or has ended."""
+        if not self.process.running:
+            raise BrokerError(self.process.obituary())
+        try:
+            async with aiohttp.ClientSession(timeout=_TIMEOUT) as session, session.get(self.url + path) as response:
+                return await response.json()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise BrokerError(f"{self.process.name} does not answer {path}: {type(error).__name__} {error}") from error
+
+    async def _ready(self) -> bool:
+        try:
+            return (await self.get("/readyz")).get("ready") is True
+        except BrokerError:
+            return False
+
+
+def ports(first: int, count: int) -> list[int]:
+    """Free ports for the workers' web servers: `first` if it is free, for the first one."""
+    found = [first if is_free(first) else free_port()]
+    while len(found) < count:
+        port = free_port()
+        if port not in found:
+            found.append(port)
+    return found
