@@ -116,7 +116,7 @@ class KafkaCluster:
         protocols = ["PLAIN:PLAINTEXT", "CONTROLLER:PLAINTEXT"]
         extra: list[str] = []
         if self.sasl:
-            certificate, key = _certificates(self.ca_file)
+            certificate, key = certificates(self.ca_file)
             listeners.append(f"EVENTHUBS://127.0.0.1:{self.sasl_port}")
             advertised.append(f"EVENTHUBS://localhost:{self.sasl_port}")
             protocols.append("EVENTHUBS:SASL_SSL")
@@ -192,8 +192,8 @@ def _java_binary() -> str:
     return str(java)
 
 
-def _certificates(ca_file: Path) -> tuple[str, str]:
-    """A new authority (its certificate goes to `ca_file`), and a server's certificate and key (PEM) signed by it."""
+def certificates(ca_file: Path) -> tuple[str, str]:
+    """A new authority (its certificate goes to `ca_file`), and certificate and key (PEM) of a `localhost` signed by it."""
     now = datetime.datetime.now(datetime.UTC)
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meterline tests")])

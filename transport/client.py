@@ -8,6 +8,7 @@ throttles by delaying answers; no compression, which Event Hubs Standard refuses
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from pathlib import Path
@@ -52,6 +53,7 @@ def client_options(settings: Settings, *, request_timeout_ms: int = REQUEST_TIME
     (`UseDevelopmentEmulator=true`), PLAINTEXT with bootstrap servers alone. The dictionary holds the key: never log it.
     Raises ConfigurationError where no broker is configured or the CA file cannot be used.
     """
+    _keep_keys_out_of_logs()
     options: dict[str, Any] = {
         "bootstrap_servers": bootstrap_servers(settings),
         "client_id": settings.app_id,
@@ -78,6 +80,7 @@ def faust_credentials(settings: Settings) -> Any:
     """
     import faust  # here, so that clients and probes do not load Faust
 
+    _keep_keys_out_of_logs()
     connection = settings.eventhubs()
     if connection is None:
         return None
@@ -191,6 +194,15 @@ def missing_topic(topic: str, settings: Settings) -> ConfigurationError:
         hint="create it beforehand (five event hubs: " + ", ".join(settings.topics) + "), or correct its name; "
         "`python app.py check` shows all of them",
     )
+
+
+def _keep_keys_out_of_logs() -> None:
+    # At DEBUG aiokafka logs every request it sends, the one with the password too (aiokafka/conn.py, `send`).
+    logging.getLogger("aiokafka.conn").addFilter(_without_sasl)  # adding it again adds nothing
+
+
+def _without_sasl(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG or "sasl_auth_bytes" not in record.getMessage()
 
 
 def _explain_connection(error: BaseException, where: str, setting: str) -> MeterlineError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import pytest
@@ -54,6 +55,13 @@ async def test_a_wrong_key_says_so_and_which_setting_and_never_the_key(settings:
     assert "METERLINE_EVENTHUBS_CONNECTION_STRING" in str(error)
     assert error.hint
     assert WRONG_KEY not in str(error) + repr(error) + repr(wrong)
+
+
+async def test_the_key_is_in_no_log_however_verbose(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        await probe(settings)
+    assert "SaslHandShake" in caplog.text
+    assert KEY not in caplog.text
 
 
 async def test_topics_cannot_be_created_by_using_them(settings: Settings) -> None:
