@@ -181,12 +181,20 @@ class Feed:
     # -- what runs while somebody reads
 
     async def _run_own(self) -> None:
+        """The worker's own changes; taken in bursts, so that in a flood the view coalesces and metering goes on."""
         wait_s = self._limits.reconnect_s
+        taken = 0
         while True:
             try:
                 async for item in self._view.live():
+                    if "dropped" in item:
+                        self._tell(dropped=int(item["dropped"]), local=True)
+                        continue
                     self._offer(item, relayed=False)
                     wait_s = self._limits.reconnect_s
+                    taken += 1
+                    if taken % self._limits.live_burst == 0:
+                        await asyncio.sleep(self._limits.live_interval_ms / 1000)
             except Exception:
                 _log.exception("the worker's own live changes broke off; trying again in %g s", wait_s)
             self._tell(stale=True)
@@ -258,9 +266,11 @@ class Feed:
             if not (relayed and reader.local):
                 reader.offer(item)
 
-    def _tell(self, *, coverage: Json | None = None, stale: bool = False, dropped: int = 0) -> None:
+    def _tell(
+        self, *, coverage: Json | None = None, stale: bool = False, dropped: int = 0, local: bool = False
+    ) -> None:
         for reader in self._readers:
-            if not reader.local:
+            if local or not reader.local:
                 reader.tell(coverage=coverage, stale=stale, dropped=dropped)
 
     def _mark(self, url: str, *, connected: bool) -> None:

@@ -78,7 +78,7 @@ async def _body(request: web.Request, most: int) -> bytes:
     return bytes(body)
 
 
-def _elements(body: bytes) -> list[bytes]:
+def _elements(body: bytes) -> Sequence[bytes]:
     """The bytes of each event. Raises Problem (400) for what is neither an event nor an array of some."""
     stripped = body.strip()
     if stripped[:1] != b"[":

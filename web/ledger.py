@@ -32,8 +32,13 @@ async def audit(request: web.Request) -> web.Response:
 
 
 def local_audit(view: View) -> Json:
-    """This worker's partitions, and how many there are in all."""
-    return {"partitions": view.audit(), "of": view.usage_partitions}
+    """This worker's partitions, and how many there are in all.
+
+    A partition that stopped before it was restored is left out: its ledger is not empty, it is unknown.
+    """
+    tasks = view.status().get("metering", {})
+    unknown = {str(p) for p, t in tasks.items() if t.get("state") != "running" and float(t.get("restored") or 0) < 1}
+    return {"partitions": {p: c for p, c in view.audit().items() if p not in unknown}, "of": view.usage_partitions}
 
 
 async def gather_audit(site: Site) -> Json:

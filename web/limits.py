@@ -24,6 +24,8 @@ class Limits:
     """Changed windows that wait for one slow reader; beyond that the oldest is dropped and a `gap` event says so."""
     live_interval_ms: int = 250
     """Least time between two bursts of one feed: changes in between are coalesced per window."""
+    live_burst: int = 500
+    """Own changes taken from the view before a rest of `live_interval_ms`: describing a window costs metering time."""
     snapshot_windows: int = 5000
     """Windows in the snapshot that a live feed begins with."""
     peers_every_s: float = 1.0

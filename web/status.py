@@ -137,15 +137,15 @@ def _sinks(shares: Mapping[str, Json]) -> dict[str, Json]:
     for share in shares.values():
         for name, sink in share.get("sinks", {}).items():
             held = merged.get(name)
+            wait_s = sink.get("retry_in_s") if sink.get("state") == "retrying" else None
             if held is None:
-                merged[name] = {"error": None, "retry_in_s": None, "waiting": 0, "delivered": 0, "parked": 0, **sink}
+                merged[name] = {"error": None, "waiting": 0, "delivered": 0, "parked": 0, **sink, "retry_in_s": wait_s}
                 continue
+            held["retry_in_s"] = min((s for s in (held["retry_in_s"], wait_s) if s is not None), default=None)
             if _worry(sink) > _worry(held):
                 held["state"], held["error"] = sink.get("state"), sink.get("error")
             for count in ("waiting", "delivered", "parked"):
                 held[count] += int(sink.get(count) or 0)
-            waits = [s for s in (held["retry_in_s"], sink.get("retry_in_s")) if s is not None]
-            held["retry_in_s"] = min(waits, default=None)
     return dict(sorted(merged.items()))
 
 

@@ -79,5 +79,6 @@ class View(Protocol):
     def live(self) -> AsyncIterator[Json]:
         """Changes of owned windows from now on: items as in `totals`, coalesced per window, plus `provisional: bool`.
 
-        A slow reader gets the newest state of each window, never an unbounded backlog.
+        A slow reader gets the newest state of each window, never an unbounded backlog; `{"dropped": n}` in place of an
+        item says that the changes of n windows were not given.
         """

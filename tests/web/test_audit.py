@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.web.doubles import MemoryView, a_ledger, workers
+from tests.web.doubles import MemoryView, a_ledger, a_task, workers
 
 
 async def test_the_audit_gathers_every_partition_and_sums_them() -> None:
@@ -63,3 +63,14 @@ async def test_partitions_are_in_order_of_their_numbers() -> None:
     view = MemoryView(usage=range(12), n=12)
     async with workers(view) as (worker,):
         assert list((await worker.get("/v1/audit"))["partitions"]) == [str(p) for p in range(12)]
+
+
+async def test_a_partition_that_stopped_before_it_was_restored_is_missing_and_not_zero() -> None:
+    view = MemoryView(usage=[0, 1])
+    view.ledgers = {"0": a_ledger(3), "1": a_ledger(0)}
+    view.metering["1"] = a_task(state="stopped", restored=0.3)
+    async with workers(view) as (worker,):
+        body = await worker.get("/v1/audit")
+        assert (list(body["partitions"]), body["missing"], body["complete"]) == (["0"], [1], False)
+        view.metering["1"] = a_task(state="stopped", restored=1.0)
+        assert (await worker.get("/v1/audit"))["complete"] is True, "it stopped later: what it counted stands"

@@ -285,6 +285,27 @@ async def test_a_reader_that_fell_behind_is_told_how_much_it_missed() -> None:
         assert [(await stream.total())["subject"] for _ in range(2)] == ["t3", "t4"]
 
 
+async def test_what_the_view_could_not_give_is_told_to_readers_of_every_worker() -> None:
+    left, right = MemoryView(partials=[0]), MemoryView(partials=[1])
+    async with workers(left, right) as (here, there), feed(here) as far, feed(there) as near:
+        await far.snapshot()
+        await near.snapshot()
+        right.listeners[0].put_nowait({"dropped": 4})
+        for stream in (far, near):
+            assert (await stream.next("gap", "total")) == ("gap", {"dropped": 4})
+
+
+async def test_in_a_flood_changes_are_taken_in_bursts() -> None:
+    view = MemoryView(partials=[0, 1])
+    limits = replace(QUICK, live_burst=3, live_interval_ms=3_600_000)
+    async with workers(view, limits=limits) as (worker,), feed(worker, "?interval_ms=0") as stream:
+        await stream.snapshot()
+        for n in range(5):
+            view.change(a_window(f"t{n}"))
+        assert [(await stream.total())["subject"] for _ in range(3)] == ["t0", "t1", "t2"]
+        assert view.listeners[0].qsize() == 2, "the rest waits in the view, where it is coalesced"
+
+
 def test_a_snapshot_never_takes_a_newer_change_back() -> None:
     reader = Reader(lambda _item: True, local=False, pending_max=10)
     reader.offer(a_window("ahead", events=9))

@@ -19,9 +19,7 @@ async def test_tasks_of_all_workers_are_shown_with_their_worker() -> None:
 
 async def test_a_sink_shows_its_most_worrying_worker_and_the_sums() -> None:
     left, right = MemoryView(), MemoryView()
-    left.sinks = {
-        "cosmos": {"state": "up", "error": None, "retry_in_s": None, "waiting": 1, "delivered": 5, "parked": 0}
-    }
+    left.sinks = {"cosmos": {"state": "up", "error": None, "retry_in_s": 0, "waiting": 1, "delivered": 5, "parked": 0}}
     right.sinks = {
         "cosmos": {"state": "retrying", "error": "429", "retry_in_s": 2.5, "waiting": 4, "delivered": 6, "parked": 1}
     }

@@ -120,12 +120,8 @@ function compare(a, b) {
 function create(one) {
   const row = h("tr");
   const { item } = one;
-  const meter = h("td", "", cut(item.meter));
-  for (const [name, value] of Object.entries(item.group ?? {})) {
-    const chip = h("span", "group", `${name}: ${value}`);
-    chip.title = `${name}: ${value}`;
-    meter.firstChild.append(chip);
-  }
+  const group = Object.entries(item.group ?? {}).map(([name, value]) => `${name}: ${value}`).join(", ");
+  const meter = h("td", "", [cut(item.meter), group ? cut(group, "group") : null]);
   const spark = one.growing ? bars(new Array(SLOTS).fill(0)) : line([0, 0]);
   row.parts = { window: h("td"), spark, events: h("td", "number quiet"), value: h("td", "number value"), badge: h("td", "number") };
   const { window, events, value, badge } = row.parts;
