@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 
 import click
 from rich.console import Console
 from rich.text import Text
 
 from cli.main import current
+from local.foreground import stop_signals
 from settings import Settings
 from sinks.receiving import InvoiceMessage, peek, receive
 
 
-@click.command()
+@click.command(short_help="Print invoice messages as they come.")
 @click.option("--json", "as_json", is_flag=True, help="One document per line, exactly as received.")
 @click.option("--peek", "only_peek", is_flag=True, help="Show what is in the queue now and leave it there.")
 @click.option("--count", type=click.IntRange(min=1), help="End after this many messages.")
@@ -29,19 +29,18 @@ def invoices(ctx: click.Context, as_json: bool, only_peek: bool, count: int | No
       python app.py invoices --peek              look, and leave everything there
       python app.py invoices --json --count 10 | jq .value
     """
-    shown = Shown(as_json, count)
-    asyncio.run(_run(current(ctx), shown, only_peek))
+    asyncio.run(_run(current(ctx), Shown(as_json, count), only_peek))
 
 
 async def _run(settings: Settings, shown: Shown, only_peek: bool) -> None:
     if only_peek:
-        await peek(settings, shown)
+        if not await peek(settings, shown):
+            click.echo("the queue is empty", err=True)
         return
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, shown.done.set)
-    # With --count one session at a time, so that nothing is received, and locked, that will not be printed.
-    await receive(settings, shown, sessions=4 if shown.count is None else 1, stop=shown.done)
+    with stop_signals() as stop:
+        shown.done = stop
+        # With --count one session at a time, so that nothing is received, and locked, that will not be printed.
+        await receive(settings, shown, sessions=4 if shown.count is None else 1, stop=stop)
 
 
 class Shown:

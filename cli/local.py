@@ -29,7 +29,7 @@ from settings import Settings
 SHOWN_MISMATCHES = 20
 
 
-@click.command()
+@click.command(short_help="The whole road on this machine: servers, worker, usage, dashboard.")
 @click.option("--once", "only_once", is_flag=True, help="Run to the end, check every number, and stop.")
 @click.option("--events", default=20_000, show_default=True, type=click.IntRange(min=1), help="How many, with --once.")
 @click.option("--seed", default=1, show_default=True, help="Of the generator: the same seed, the same usage.")
@@ -158,9 +158,8 @@ def _feed(
     document = yaml.safe_load(meters.read_text())
     if input_file is None or source is None:
         return generated(Rules.of(document), events, seed), None
-    from local.csv_reading import expectation
-
     from cli.feeding import file_feed
+    from local.csv_reading import expectation
 
     return file_feed(meters, input_file, source), expectation(document, input_file, source)
 

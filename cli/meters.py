@@ -8,6 +8,7 @@ from typing import Any
 import click
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cli.main import current
@@ -17,7 +18,7 @@ from schemas.meters import load
 from schemas.numbers import format_quantity
 
 
-@click.command()
+@click.command(short_help="Validate and print the meters file.")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.pass_context
@@ -57,22 +58,20 @@ def plain(definitions: Definitions) -> dict[str, Any]:
 def show(definitions: Definitions, path: Path, console: Console) -> None:
     """The definitions as a table for people."""
     document = plain(definitions)
-    table = Table(title=str(path), title_justify="left")
-    for column in ("meter", "of events", "is", "by", "windows", "grace", "at least", "unit"):
-        table.add_column(column)
+    table = Table(title=str(path), title_justify="left", show_lines=True)
+    table.add_column("meter", ratio=2)
+    table.add_column("measures", ratio=2)
+    table.add_column("windows", no_wrap=True)
+    table.add_column("grace", no_wrap=True)
     for meter in document["meters"]:
-        of = meter["aggregation"] + (f" of {meter['value']}" if meter["value"] else "")
-        by = "\n".join(f"{name} {pointer}" for name, pointer in meter["group_by"].items())
-        table.add_row(
-            f"[bold]{meter['slug']}[/]\n[dim]{meter['description']}" if meter["description"] else meter["slug"],
-            meter["event_type"],
-            of,
-            by,
-            " ".join(meter["windows"]),
-            meter["grace"],
-            meter["minimum"] or "",
-            meter["unit"],
+        unit = f" [dim]({meter['unit']})[/]" if meter["unit"] else ""
+        what = (
+            meter["aggregation"] + (f" of {meter['value']}" if meter["value"] else "") + f"\nin {meter['event_type']}"
         )
+        what += "".join(f"\nby {name} {pointer}" for name, pointer in meter["group_by"].items())
+        what += f"\nat least {meter['minimum']}" if meter["minimum"] is not None else ""
+        described = f"[bold]{meter['slug']}[/]{unit}\n[dim]{escape(meter['description'])}[/]"
+        table.add_row(described, what, "\n".join(meter["windows"]), meter["grace"])
     console.print(table)
     settings = "  ".join(f"{name} {value}" for name, value in document["stream"].items())
     console.print(f"stream:  {settings}\nsources: {', '.join(document['sources']) or 'none'}")

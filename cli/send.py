@@ -23,7 +23,7 @@ from transport.sending import UsageProducer
 SHOWN_BAD_ROWS = 20
 
 
-@click.command()
+@click.command(short_help="A CSV or NDJSON file of usage into the stream.")
 @click.argument("file", type=click.File("rb"))
 @click.option("--source", "name", required=True, help="The stanza of the meters file that reads FILE.")
 @click.option("--amqp", is_flag=True, help="Over AMQP, with Azure's SDK, instead of Kafka.")
@@ -86,7 +86,7 @@ def report(fed: Fed, tick_ms: int | None, console: Console) -> None:
         return
     console.print(f"[yellow]{fed.bad_rows:,} rows were not sent:")
     for _, reason in fed.bad[:SHOWN_BAD_ROWS]:
-        console.print(f"  {reason}", markup=False)
+        console.print(f"  {reason}", markup=False, soft_wrap=True)
     if fed.bad_rows > SHOWN_BAD_ROWS:
         console.print(f"  … and {fed.bad_rows - SHOWN_BAD_ROWS:,} more")
 

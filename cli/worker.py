@@ -10,7 +10,7 @@ from cli.main import current
 from settings import Settings
 
 
-@click.command()
+@click.command(short_help="One worker for its share of the partitions.")
 @click.pass_context
 def worker(ctx: click.Context) -> None:
     """Run one worker: metering, closing and delivery for its share of the partitions, and the web server.

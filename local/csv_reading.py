@@ -90,7 +90,7 @@ def _time(field: Any, row: Mapping[str, str]) -> str:
         fraction = ""
         if form.endswith(".%f"):  # strptime takes six digits at most, and files have seven or nine
             form = form.removesuffix(".%f")
-            text, _, fraction = text.partition(".")
+            text, _, fraction = text.rpartition(".")
         moment = datetime.strptime(text, form)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC) - _offset(field.get("timezone", "UTC"))
