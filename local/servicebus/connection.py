@@ -47,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._framer = codec.Framer(MAX_FRAME_BYTES)
         self._transport: asyncio.Transport | None = None
         self._sessions: dict[int, Session] = {}
+        self._ended: set[int] = set()  # channels once in use: clients send a late detach there, which means nothing
         self._out: list[bytes] = []
         self._authenticated = False
         self._closing = False
@@ -163,9 +164,12 @@ class Connection(asyncio.Protocol):
         elif code == codec.CLOSE:
             self.close()
         elif frame.channel not in self._sessions:
+            if frame.channel in self._ended:
+                return
             raise Refusal(errors.NOT_ALLOWED, f"There is no session on channel {frame.channel}.")
         elif code == codec.END:
             self._sessions.pop(frame.channel).ended()
+            self._ended.add(frame.channel)
             self.send_frame(frame.channel, codec.composite(codec.END, codec.NULL))
         else:
             self._sessions[frame.channel].on_frame(frame)

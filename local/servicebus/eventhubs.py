@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from . import codec, errors, message
 from .errors import Refusal
-from .links import AttachRequest, Inbound
+from .links import AttachRequest, Inbound, Outbound
 from .message import Reply, Request
 
 if TYPE_CHECKING:
@@ -94,15 +94,13 @@ class EventHubs:
     def knows(self, path: str) -> bool:
         return path.split("/")[0] in self._topics
 
-    def link_for(self, session: Session, request: AttachRequest, path: str) -> HubSink:
-        """A producer's link on `<hub>` or `<hub>/Partitions/<n>`. Raises Refusal for anything else."""
+    def link_for(self, session: Session, request: AttachRequest, path: str) -> HubSink | HubReader:
+        """A producer's link on `<hub>` or `<hub>/Partitions/<n>`; a reader's, which is told off. Raises Refusal."""
         hub, *rest = path.split("/")
         if request.receiving:
-            raise Refusal(
-                errors.NOT_IMPLEMENTED,
-                f"Event hub '{self._names[hub]}' is only written over AMQP here. Read it over Kafka, topic "
-                f"'{self._topics[hub]}'.",
-            )
+            where = f"Read it over Kafka, topic '{self._topics[hub]}'."
+            text = f"Event hub '{self._names[hub]}' is only written over AMQP here. {where}"
+            return HubReader(session, request, path, Refusal(errors.NOT_IMPLEMENTED, text))
         if not rest:
             return HubSink(session, request, path, self, hub, None)
         if len(rest) == 2 and rest[0] == "partitions" and rest[1].isdigit() and int(rest[1]) < self._counts[hub]:
@@ -252,6 +250,24 @@ class HubSink(Inbound):
                 ),
             )
         self.grant()
+
+
+class HubReader(Outbound):
+    """A consumer on an event hub: refused, with the reason.
+
+    It is attached first and detached at its first credit: the Python SDK never shows the reason of an attach that is
+    refused outright, it tries again and again.
+    """
+
+    def __init__(self, session: Session, request: AttachRequest, path: str, refusal: Refusal) -> None:
+        super().__init__(session, request, path)
+        self._refusal = refusal
+
+    def open(self) -> None:
+        self.attach()
+
+    def supply(self) -> None:
+        self.detach(self._refusal)
 
 
 def event_of(payload: bytes) -> Event:

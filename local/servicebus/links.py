@@ -260,7 +260,7 @@ class Outbound(Link):
                 self.credit = 0
         self._drain = bool(fields[8])
         self.supply()
-        if fields[9] and not self._drain:
+        if fields[9] and not self._drain and self.session.links.get(self.request.handle) is self:
             self.session.send_flow(self.request.handle, self._sent, self.credit)
 
     def drained(self) -> None:

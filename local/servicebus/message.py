@@ -50,12 +50,17 @@ class Incoming:
 
 
 def incoming(payload: bytes) -> Incoming:
-    """Read one encoded message. Raises DecodeError."""
+    """Read one encoded message. Raises DecodeError.
+
+    One without a message id is stored with a new one (SDKs rely on it, JavaScript's lock renewal for one); it is still
+    `None` here, for such a message is nobody's duplicate.
+    """
     head = codec.NULL * 3
     ttl_ms: int | None = None
     scheduled_ms: int | None = None
     annotations: list[tuple[bytes, bytes]] = []
     message_id = session_id = None
+    has_properties = False
     bare = bytearray()
     for code, start, value_at, end in codec.sections_of(payload):
         if code == codec.HEADER:
@@ -74,13 +79,23 @@ def incoming(payload: bytes) -> Incoming:
             continue  # they end at the next node, which is here (AMQP 1.0 part 3, 3.2.2)
         else:
             if code == codec.PROPERTIES:
+                has_properties = True
                 fields = codec.items_of(payload[value_at:end])
                 message_id = codec.text(_field(fields, _MESSAGE_ID))
                 session_id = codec.text(_field(fields, _GROUP_ID))
+                if message_id is None:
+                    bare += _with_new_id(fields)
+                    continue
             bare += payload[start:end]
+    if message_id is None and not has_properties:
+        bare[:0] = _with_new_id([])
     if scheduled_ms is not None and not isinstance(scheduled_ms, int):
         raise DecodeError("x-opt-scheduled-enqueue-time must be a timestamp")
     return Incoming(message_id, session_id, ttl_ms, scheduled_ms, head, codec.map_of(annotations), bytes(bare))
+
+
+def _with_new_id(fields: list[bytes]) -> bytes:
+    return codec.composite(codec.PROPERTIES, codec.string(uuid.uuid4().hex), *fields[1:])
 
 
 def batch(payload: bytes) -> list[bytes]:

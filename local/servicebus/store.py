@@ -39,7 +39,7 @@ class Store:
     """The journal of all queues of one server. Used from one thread; sqlite3's errors pass through."""
 
     def __init__(self, path: Path | str) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db = sqlite3.connect(path, timeout=0.5, isolation_level=None)
         try:
             # One writer: a second server on the same directory must fail at once, not interleave.
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")

@@ -65,6 +65,13 @@ async def test_a_body_that_is_no_bytes_keeps_its_kind(bus: World) -> None:
     assert header is not None and header.durable is True and header.priority == 7
 
 
+async def test_a_message_without_an_id_is_given_one(bus: World) -> None:
+    await bus.send("plain", ServiceBusMessage(b"a"), ServiceBusMessage(b"b", session_id="s", subject="kept"))
+    first, second = await bus.drain("plain")
+    assert first.message_id and second.message_id and first.message_id != second.message_id
+    assert (second.session_id, second.subject, body(second)) == ("s", "kept", b"b")
+
+
 async def test_messages_come_in_the_order_they_were_sent_whether_single_or_in_batches(bus: World) -> None:
     async with bus.client.get_queue_sender("plain") as sender:
         await sender.send_messages(ServiceBusMessage(b"0"), timeout=10)

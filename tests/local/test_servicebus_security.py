@@ -15,11 +15,13 @@ from urllib.parse import quote_plus
 import pytest
 from azure.core.credentials import AzureSasCredential
 from azure.servicebus import ServiceBusMessage
+from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import MessagingEntityNotFoundError, ServiceBusAuthenticationError, ServiceBusError
 
 from local.servicebus import codec
-from local.servicebus.cbs import Authority, path_of
+from local.servicebus.cbs import Authority, path_of, put_token
 from local.servicebus.errors import Refusal
+from local.servicebus.message import Request
 from local.servicebus.server import QueueConfig, ServiceBusConfig
 from tests.local.servicebus_world import KEY, KEY_NAME, SHORT, World, bodies, client_of, world
 
@@ -45,17 +47,22 @@ async def send_as(bus: World, connection_string: str, queue: str = "plain") -> N
         await sender.send_messages(ServiceBusMessage(b"x"), timeout=10)
 
 
-async def test_a_wrong_key_is_refused_in_azures_words(bus: World) -> None:
-    with pytest.raises(ServiceBusAuthenticationError) as refused:
-        await send_as(bus, bus.server.connection_string.replace(KEY, OTHER_KEY))
-    told = str(refused.value.inner_exception)
-    assert "Status code: 401" in told and "InvalidSignature: The token has an invalid signature. TrackingId:" in told
+async def test_a_wrong_key_or_key_name_is_refused(bus: World) -> None:
+    right = bus.server.connection_string
+    for wrong in (right.replace(KEY, OTHER_KEY), right.replace(f"Name={KEY_NAME}", "Name=root")):
+        with pytest.raises(ServiceBusAuthenticationError):
+            await send_as(bus, wrong)
+    assert await bus.drain("plain") == []
 
 
-async def test_a_wrong_key_name_is_refused(bus: World) -> None:
-    with pytest.raises(ServiceBusAuthenticationError) as refused:
-        await send_as(bus, bus.server.connection_string.replace(f"Name={KEY_NAME}", "Name=root"))
-    assert "InvalidSignature" in str(refused.value.inner_exception)
+@pytest.mark.parametrize("wrong", [{"key": OTHER_KEY}, {"name": "root"}])
+def test_a_wrong_signature_is_a_401_in_azures_words(wrong: dict[str, str]) -> None:
+    """The Python SDK shows no text where an answer carries an error condition, as Azure's do; others do show it."""
+    properties = {"operation": b"put-token", "name": b"sb://h/plain", "type": b"jwt"}
+    asked = Request(codec.NULL, None, properties, token("sb://h/plain", **wrong).encode(), codec.NULL)
+    with pytest.raises(Refusal, match=r"InvalidSignature: The token has an invalid signature\.") as refused:
+        put_token(asked, Authority(KEY_NAME, KEY), time.time())
+    assert refused.value.status == 401
 
 
 def test_an_expired_token_is_refused() -> None:
@@ -88,17 +95,16 @@ def test_a_tampered_expiry_breaks_the_signature() -> None:
         Authority(KEY_NAME, KEY).verify(genuine.replace("se=2000000000", "se=3000000000"), "sb://h/q", 0)
 
 
-async def test_a_token_opens_only_what_it_names_also_when_the_link_comes(bus: World) -> None:
-    with pytest.raises(ServiceBusAuthenticationError) as refused:
-        async with _client_with(bus, token(f"sb://127.0.0.1:{bus.server.port}/other")) as client:
+async def test_a_token_for_one_queue_lets_nobody_send_to_another(bus: World) -> None:
+    async with _client_with(bus, token(f"sb://127.0.0.1:{bus.server.port}/invoicing")) as client:
+        with pytest.raises(ServiceBusAuthenticationError):
             async with client.get_queue_sender("plain") as sender:
                 await sender.send_messages(ServiceBusMessage(b"x"), timeout=5)
-    assert "InvalidAudience" in str(refused.value.inner_exception)
+        async with client.get_queue_sender("invoicing") as sender:
+            await sender.send_messages(ServiceBusMessage(b"x", session_id="s"), timeout=5)
 
 
-def _client_with(bus: World, signature: str):  # type: ignore[no-untyped-def]
-    from azure.servicebus.aio import ServiceBusClient
-
+def _client_with(bus: World, signature: str) -> ServiceBusClient:
     return ServiceBusClient(f"127.0.0.1:{bus.server.port}", AzureSasCredential(signature), retry_total=0, use_tls=False)
 
 
