@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import socket
@@ -17,7 +16,6 @@ from schemas.errors import BrokerError
 TAIL_LINES = 20
 LOG_MAX_BYTES = 16 * 1024 * 1024
 _POLL_S = 0.05
-_PR_SET_PDEATHSIG = 1
 
 
 class Child:
@@ -56,7 +54,7 @@ class Child:
         return None if self._process is None else self._process.poll()
 
     async def start(self) -> None:
-        """Start it. Raises BrokerError if the program cannot be executed."""
+        """Start it. A program that cannot be executed ends at once or raises BrokerError here; `until` tells the first."""
         assert not self.running, f"{self.name} runs already"
         self.stopping = False
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -67,12 +65,11 @@ class Child:
             try:
                 # Not asyncio's own: those can be awaited only on the loop that started them; tests have many loops.
                 self._process = subprocess.Popen(  # noqa: ASYNC220 - fork and exec, a few milliseconds
-                    self.command,
+                    _launched(self.command),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     env={**os.environ, **self.environ},
-                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
                 )
             except OSError as error:
                 raise BrokerError(f"{self.name} could not be started: {error.strerror}: {self.command[0]}") from None
@@ -166,11 +163,25 @@ def _by_signal(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+def _launched(command: list[str]) -> list[str]:
+    """The command, started so that the kernel ends it should our process be killed without a chance to clean up.
+
+    By SIGKILL, because nobody is left then to follow a SIGTERM up; what the servers acknowledged is on disk by then.
+    Linux only; asked for in the child's own program, since Python code between fork and exec can deadlock where the
+    parent has threads. The kernel watches the thread that starts the child: start children from one that stays.
+    """
+    if sys.platform != "linux":
+        return command
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
 
 
-def _die_with_parent() -> None:
-    # In the child, before exec: the kernel ends it should our process be killed without a chance to clean up. SIGKILL,
-    # because nobody is left then to follow a SIGTERM up; what the servers acknowledged is on disk by then.
-    assert _LIBC is not None
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+_LAUNCHER = """\
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)  # it died before we asked
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"{sys.argv[2]}: {error.strerror}")
+"""

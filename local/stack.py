@@ -19,13 +19,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
+from azure.core.exceptions import AzureError
+
 from local.broker import STOP_GRACE_S, serves, tansu_command
-from local.containers import ensure_containers
 from local.identity import DataDirectory
 from local.process import Child
 from local.topics import ensure_topics
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, SinkError
 from settings import PREFIX, Settings
+from sinks.cosmos_account import CosmosAccount
 
 PARTS = ("broker", "servicebus", "cosmos")
 START_TIMEOUT_S = 60.0
@@ -91,7 +93,7 @@ class Stack:
         """Start and await every part. On failure nothing is left running.
 
         Raises ConfigurationError (directory in use, extra not installed, partition counts that do not fit) or
-        BrokerError with the tail of the log of the part that did not come up.
+        BrokerError or SinkError with the tail of the log of the part that did not come up.
         """
         self._directory.lock()
         try:
@@ -184,7 +186,7 @@ class Stack:
         await self._serve("cosmos", [f"--port={port}" for port in ports], {"METERLINE_LOCAL_COSMOS_KEY": key})
         self.cosmos_endpoints = tuple(f"http://127.0.0.1:{port}" for port in ports)
         self._decide(cosmos_endpoint=self.cosmos_endpoints[0], cosmos_key=key)
-        await ensure_containers(self.settings)
+        await self._create_containers()
 
     async def _serve(self, part: str, arguments: list[str], environ: dict[str, str]) -> None:
         directory = self.data_dir / part
@@ -208,6 +210,17 @@ class Stack:
 
     async def _create_topics(self) -> None:
         await ensure_topics(self.settings, self.usage_partitions, self.partials_partitions)
+
+    async def _create_containers(self) -> None:
+        account = CosmosAccount(self.settings)
+        try:
+            await account.containers()
+        except AzureError as error:
+            raise SinkError(
+                f"the containers could not be created: {error.message}\n{self.processes['cosmos'].tail()}"
+            ) from None
+        finally:
+            await account.close()
 
     def _session_timeout_s(self) -> float:
         chosen = self.settings.session_timeout_s
