@@ -10,7 +10,7 @@ _FIXED = re.compile(
     r"(?:T(?=\d)(?:(?P<hours>\d{1,9})H)?(?:(?P<minutes>\d{1,9})M)?(?:(?P<seconds>\d{1,9})(?:[.,](?P<fraction>\d{1,9}))?S)?)?)\Z",
     re.ASCII,
 )
-_CALENDAR = re.compile(r"P(?:\d+Y)?(?:\d+M)?(?:\d+D)?(?:T[\dHMS.,]+)?\Z", re.ASCII)
+_CALENDAR = re.compile(r"P(?=\d+[YM])(?:\d+Y)?(?:\d+M)?(?:\d+D)?(?:T(?:\d+H)?(?:\d+M)?(?:\d+S)?)?\Z", re.ASCII)
 
 
 def parse_duration(text: str) -> int:
@@ -22,7 +22,7 @@ def parse_duration(text: str) -> int:
     """
     match = _FIXED.match(text)
     if match is None or text == "P":
-        if len(text) > 2 and _CALENDAR.match(text):
+        if _CALENDAR.match(text):
             raise ValueError(
                 f"{text[:40]!r} is a calendar duration, and months and years have no fixed length; "
                 "not supported yet, expected a fixed one like PT1M, PT1H or P1D"

@@ -22,6 +22,9 @@ from schemas.sources import Source
 from schemas.stanzas import read_source
 from schemas.yamlfile import Field, YamlFile
 
+MAX_DURATION_MS = 400 * 86_400_000
+"""No duration in the file is longer: what is remembered for so long is memory (design §6)."""
+
 _T = TypeVar("_T")
 _SLUG = re.compile(r"[a-z][a-z0-9_]{0,62}\Z", re.ASCII)
 _GROUP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}\Z", re.ASCII)
@@ -209,11 +212,18 @@ def _timezone(field: Field) -> str | None:
 def _max_delay(field: Field) -> int | None:
     if field.node.value == "none":
         return None
-    return field.parsed(parse_duration, f"{_DURATION}, or none")
+    return field.parsed(_bounded, f"{_DURATION}, or none")
 
 
 def _duration(field: Field) -> int | None:
-    return field.parsed(parse_duration, _DURATION)
+    return field.parsed(_bounded, _DURATION)
+
+
+def _bounded(text: str) -> int:
+    ms = parse_duration(text)
+    if ms > MAX_DURATION_MS:
+        raise ValueError(f"found {text!r}, expected at most {format_duration(MAX_DURATION_MS)}")
+    return ms
 
 
 def _sources(field: Field | None) -> dict[str, Source]:

@@ -86,9 +86,10 @@ class Reader:
         """What the event means for every meter of its type; UNMATCHED if there is none.
 
         Raises DataError("invalid", …), with what was found and expected, if it cannot be counted in all of them: a time
-        that is missing or no RFC 3339 time with zone; a subject that is missing, empty or over 512 bytes; data that is
-        missing or no JSON object, or has a key twice; a value that is missing or no quantity, or below the meter's
-        minimum; a group value that is no scalar or over 512 bytes. A dimension that is missing is "", as is null.
+        that is missing, no RFC 3339 time with zone, or before 1970; a subject that is missing, empty or over 512 bytes;
+        data that is missing, no JSON object, or has a key twice; a value that is missing, no quantity, or below the
+        meter's minimum; a group value that is no scalar or over 512 bytes. A dimension that is missing is "", as is
+        null.
         """
         plan = self._plans.get(event.type)
         if plan is None:
@@ -144,7 +145,6 @@ def _place(whose: str, pointer: Pointer, minimum: Decimal | None = None) -> _Pla
 _MINUTES: dict[str, int] = {}
 _SECONDS = {f"{second:02d}": second * 1000 for second in range(60)}
 _MILLIS = {f"{ms:03d}": ms for ms in range(1000)}
-_FIRST_MS = -62_135_596_800_000
 _LAST_MS = 253_402_300_799_999
 
 
@@ -166,8 +166,8 @@ def _time(text: str | None) -> int:
         time_ms = parse_rfc3339(text)
     except ValueError as error:
         raise DataError("invalid", f"time: {error}") from None
-    if not _FIRST_MS <= time_ms <= _LAST_MS:
-        raise DataError("invalid", f"time: found {text[:64]!r}, expected one between the years 1 and 9999 in UTC")
+    if not 0 <= time_ms <= _LAST_MS:  # `0001-01-01T00:00:00Z` is what an unset .NET DateTime looks like
+        raise DataError("invalid", f"time: found {text[:64]!r}, expected one between the years 1970 and 9999 in UTC")
     if len(_MINUTES) >= 4096:
         _MINUTES.clear()
     _MINUTES[text[:17]] = parse_rfc3339(f"{text[:17]}00Z")

@@ -30,7 +30,6 @@ _DIRECTIVES = {
     "%": "%",
 }
 _ZONE = re.compile(r"([+-])(\d{2}):?(\d{2})\Z", re.ASCII)
-_FIRST_MS = -62_135_596_800_000
 _LAST_MS = 253_402_300_799_999
 
 
@@ -60,8 +59,8 @@ class Stamp:
             time_ms = parse_rfc3339(text)
         else:
             time_ms = _epoch_ms(text, 1000 if self.format == "epoch_s" else 1)
-        if not _FIRST_MS <= time_ms <= _LAST_MS:
-            raise ValueError(f"found {text[:64]!r}, expected a time between the years 1 and 9999")
+        if not 0 <= time_ms <= _LAST_MS:
+            raise ValueError(f"found {text[:64]!r}, expected a time between the years 1970 and 9999 in UTC")
         return time_ms
 
     def _by_pattern(self, pattern: re.Pattern[str], text: str) -> int:

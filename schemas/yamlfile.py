@@ -143,6 +143,7 @@ class YamlFile:
         """Raises ConfigurationError, with line and column, if it is no YAML or more than one document."""
         self.name = name
         self._problems: list[tuple[int, str]] = []
+        self._root: yaml.Node | None = None
         try:
             self._root = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
@@ -150,10 +151,9 @@ class YamlFile:
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             self.problem(line, "", f"found a character YAML does not allow, U+{int(error.character):04X}")
-            self.refuse()
         except RecursionError:
             self.problem(1, "", "found lists or mappings nested too deep to read")
-            self.refuse()
+        self.check()
 
     def root(self) -> Field | None:
         """The whole document; None if the file is empty."""
@@ -176,13 +176,12 @@ class YamlFile:
         what = f"{count} in the meters file\n" + "\n".join(f"  {line}" for line in lines)
         raise ConfigurationError(what, where=self.name)
 
-    def _syntax(self, error: yaml.MarkedYAMLError) -> NoReturn:
+    def _syntax(self, error: yaml.MarkedYAMLError) -> None:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         column = f" (column {mark.column + 1})" if mark else ""
         what = ", ".join([part for part in (error.context, error.problem) if part])
         self.problem(line, "", f"this is not YAML: {what}{column}")
-        self.refuse()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
