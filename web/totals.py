@@ -141,8 +141,11 @@ async def gather_page(site: Site, query: Query, *, stored: bool) -> Page:
     Nothing between the first and the last item is missing: each source gives its own first `limit` + 1, so whatever it
     holds back lies behind them.
     """
-    # A window may be closed in memory and look sealed in Cosmos: memory has to be asked for every state to tell.
-    asked = replace(query, limit=query.limit + 1, state=None if query.state == "sealed" else query.state)
+    # A window may be closed in memory and look sealed in Cosmos: memory has to be asked for every state to tell. Few of
+    # those are then shown, so more are looked through for one page.
+    sealed = query.state == "sealed"
+    scanned = site.limits.page_max if sealed else query.limit
+    asked = replace(query, limit=scanned + 1, state=None if sealed else query.state)
     own = local_answer(site.view, asked)
     gathered = await site.peers.ask("/v1/totals", asked.params(), own)
     sources: list[Iterable[Json]] = [body["items"] for body in gathered.answers.values()]
@@ -159,11 +162,13 @@ async def gather_page(site: Site, query: Query, *, stored: bool) -> Page:
         except SinkError as error:
             failure = error.what
     merged = merge(sources, query.after)
-    taken = merged[: query.limit]
+    looked_at = merged[:scanned]
+    fitting = [item for item in looked_at if query.state is None or item["state"] == query.state]
+    items = fitting[: query.limit]
     missing, known = uncovered(site.view, gathered)
     return Page(
-        items=[item for item in taken if query.state is None or item["state"] == query.state],
-        next=place(taken[-1]) if len(merged) > query.limit else None,
+        items=items,
+        next=place(items[-1]) if len(fitting) > len(items) else place(looked_at[-1]) if len(merged) > scanned else None,
         missing_partitions=missing,
         missing_workers=gathered.missing_workers,
         known=known,

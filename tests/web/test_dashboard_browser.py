@@ -99,9 +99,9 @@ async def test_nothing_in_the_data_can_run(page: Page) -> None:
 
 async def test_closed_windows_show_revision_delta_and_reason_and_open_their_receipt(page: Page) -> None:
     view = _whole()
-    late = a_window(
-        "acme", revision=2, value="1500", delta="500", reason="late", receipt={"sources": {"0": {"first": 77}}}
-    )
+    source = {"partition": 3, "events": 7, "first_offset": 77, "last_offset": 1234, "digest": "9f86d081884c7d65"}
+    receipt = {"watermark": "2026-01-31T12:01:05Z", "sources": [source]}
+    late = a_window("acme", revision=2, value="1500", delta="500", reason="late", receipt=receipt)
     view.put({**late, "state": "closed"})
     view.revisions = [_document(late), _document(a_window("zeta", revision=1, value="7", delta="7", reason="closed"))]
     async with workers(view, limits=LIMITS) as (worker,):
@@ -112,7 +112,8 @@ async def test_closed_windows_show_revision_delta_and_reason_and_open_their_rece
             assert part in text
         await page.evaluate("document.querySelector('#revisions button').click()")
         await page.until("document.querySelector('#receipt').open && document.querySelector('#receipt pre')")
-        assert '"first": 77' in await page.text("#receipt pre")
+        assert await page.text("#receipt tbody") == "3\t7\t77 – 1234\t9f86d081884c7d65"
+        assert '"watermark"' in await page.evaluate("document.querySelector('#receipt pre').textContent")
         assert late["id"] in await page.text("#receipt")
     assert page.problems == []
 

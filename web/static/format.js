@@ -13,6 +13,9 @@ export function decimal(text) {
 /** An integer with groups. */
 export const count = (number) => decimal(number ?? 0).whole;
 
+/** "1 event", "2 events". */
+export const events = (number) => `${count(number)} event${number === 1 ? "" : "s"}`;
+
 /** A signed decimal string: "5" -> "+5". */
 export function signed(text) {
   const { whole, fraction } = decimal(text);

@@ -139,7 +139,7 @@ function update(row, one) {
   }
   if (row.value !== item.value) {
     row.value = item.value;
-    fill(value, quantity(item.value));
+    fill(value, quantity(item.value, item.unit));
     value.title = item.value;
     value.classList.toggle("long", item.value.length > 16);
   }
@@ -162,15 +162,15 @@ function update(row, one) {
 }
 
 /** A decimal string with its fraction quieter; more than six decimals are cut, the tooltip has them all. */
-export function quantity(text) {
+export function quantity(text, unit) {
   const { whole, fraction } = format.decimal(text);
   const short = fraction.length > 7 ? `${fraction.slice(0, 7)}…` : fraction;
-  return [document.createTextNode(whole), short ? h("span", "fraction", short) : null];
+  return [document.createTextNode(whole), short ? h("span", "fraction", short) : null, unit ? h("span", "unit", ` ${unit}`) : null];
 }
 
 export function stateBadge(item) {
   if (!item.provisional) return h("span", "badge good", `final · r${item.revision}`);
-  const badge = h("span", "badge accent", item.revision ? `r${item.revision} · more to come` : "provisional");
+  const badge = h("span", "badge accent", item.revision ? `r${item.revision} · pending` : "provisional");
   badge.title = item.revision ? "closed, with late usage that leaves as the next revision" : "the window is still open";
   return badge;
 }
