@@ -127,11 +127,14 @@ class Durable:
         yield from self._replay(committed, begin, end)
 
     def checkpoint(self, *, snapshot_due: bool = False) -> Procedure[bool]:
-        """Makes the table durable at its position. True if something was written, False where nothing had changed."""
+        """Makes the table durable at its position. True if something was written, False where nothing had changed.
+
+        snapshot_due: a new snapshot is written in any case, for retention would take the old one of an idle partition.
+        """
         table, end = self.table, self.table.position
         assert end >= self.accepted, "a checkpoint never goes back"
         entries = table.touched()
-        if not entries and end == self.accepted and self._rolling is None:
+        if not entries and end == self.accepted and self._rolling is None and not snapshot_due:
             return False
         rolling = self._rolling
         if rolling is None and (snapshot_due or self._since_snapshot > max(self._live_bytes, self.snapshot_min_bytes)):
@@ -179,7 +182,14 @@ class Durable:
     def _replay(self, committed: int, begin: int, end: int) -> Procedure[None]:
         last = yield from self._last_chunk(begin, end)
         log_offset, floor = last.snapshot
-        if log_offset < begin or floor > committed:
+        if floor > committed:
+            self._stop(
+                f"the committed offset {committed} lies before the newest snapshot of {self.changelog_topic}, which begins "
+                f"at {floor}",
+                "the committed offset was moved back by hand; put the offset back, or rebuild into new state and partials "
+                "topics with a new METERLINE_APP_ID",
+            )
+        if log_offset < begin:
             self._stop(
                 f"the newest snapshot of {self.changelog_topic} began at its offset {log_offset}, which now begins at {begin}",
                 "retention cut the changelog; give it more retention, and rebuild into new state and partials topics",
@@ -291,14 +301,14 @@ class Durable:
 
     def _check_links(self, seen: dict[tuple[str, int, int, int, int], set[int]], floor: int, committed: int) -> None:
         links = sorted((end, start) for (_, _, start, end, of), got in seen.items() if len(got) == of)
-        reached = {floor}
+        reached: set[int] = set()  # the snapshot's own first checkpoint has to be whole too
         for end, start in links:
             if start in reached or end == floor:
                 reached.add(end)
         if committed not in reached:
             self._stop(
                 f"the checkpoints in {self.changelog_topic} do not lead from the snapshot at {floor} to the committed "
-                f"offset {committed}; they reach {max(reached)}",
+                f"offset {committed}; they reach {max(reached, default='not even that')}",
                 "the changelog lost records or the committed offset was moved by hand; put the offset back, or rebuild "
                 "into new state and partials topics",
             )
