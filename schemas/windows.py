@@ -11,6 +11,7 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
@@ -49,6 +50,7 @@ class Revision:
         return f"{self.window_id}:{self.revision}"
 
 
+@lru_cache(maxsize=1 << 17)
 def window_id(key: WindowKey) -> str:
     """`slug~size~start~` and 26 characters of base32 SHA-256 (128 bits) over the canonical key (design §2.7).
 

@@ -25,7 +25,7 @@ from schemas.errors import PartitionStopped
 from schemas.numbers import format_quantity
 from schemas.partials import NEVER, Partial, Partials, Watermark, decode
 from schemas.records import Batch, Record
-from schemas.windows import Revision, WindowKey, document, receipt
+from schemas.windows import Revision, WindowKey, document, receipt, window_id
 from tables.aggregates import events_and_digest, value
 from tables.closing import ClosingTable, WindowState
 from tables.durable import Durable
@@ -111,6 +111,13 @@ class Closing:
             "state": "closed" if window.revision else "open",
             "pending": pending,
         }
+
+    def find(self, name: str) -> WindowKey | None:
+        """The key of a window in memory by its id, or None."""
+        slug = name.partition("~")[0]
+        if slug not in self._meters:
+            return None
+        return next((key for key in self.table.windows if key.meter == slug and window_id(key) == name), None)
 
     def _fold(self, record: Record) -> None:
         try:

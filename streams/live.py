@@ -25,7 +25,7 @@ class LiveFeed:
                 listener.add(held, describe)
 
     async def listen(self) -> AsyncIterator[Json]:
-        """Documents of windows that move from now on, the newest state of each."""
+        """Documents of windows that move from now on, the newest state of each; `{"dropped": n}` where some were missed."""
         listener = _Listener()
         self._listeners.add(listener)
         try:
@@ -38,6 +38,7 @@ class LiveFeed:
 class _Listener:
     def __init__(self) -> None:
         self._waiting: dict[Any, Callable[[Any], Json | None]] = {}
+        self._dropped = 0
         self._news = asyncio.Event()
 
     def add(self, names: list[Any], describe: Callable[[Any], Json | None]) -> None:
@@ -45,10 +46,14 @@ class _Listener:
             self._waiting[name] = describe
         while len(self._waiting) > HELD_MAX:
             del self._waiting[next(iter(self._waiting))]
+            self._dropped += 1
         self._news.set()
 
     async def next(self) -> Json:
         while True:
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                return {"dropped": dropped}
             while self._waiting:
                 name = next(iter(self._waiting))
                 document = self._waiting.pop(name)(name)

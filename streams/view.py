@@ -8,6 +8,8 @@ from typing import Any
 
 from schemas.partials import NEVER
 from schemas.times import format_rfc3339
+from schemas.windows import window_id
+from streams.closing import Closing
 from streams.tasks import ClosingTask, MeteringTask, PartitionTask
 from streams.worker import Worker
 from transport.membership import Owners
@@ -39,31 +41,38 @@ class WorkerView:
         return self._worker.partials_partitions
 
     def peers(self) -> Mapping[str, Mapping[str, list[int]]]:
-        """Who owns what."""
-        owners = self._owners()
-        return owners or {self.worker_url: {}}
+        """Who owns what; empty until this worker has been in the group once."""
+        return self._owners()
 
-    def totals(self, subject: str | None, meter: str | None, window_size: str | None) -> Iterable[Json]:
-        """Windows in memory that fit."""
-        for owned in self._worker.closing.values():
-            stage = owned.task.closing
-            for key in list(stage.table.windows):
-                if (
-                    (subject is None or key.subject == subject)
-                    and (meter is None or key.meter == meter)
-                    and (window_size is None or key.size == window_size)
-                    and (found := stage.describe(key)) is not None
-                ):
-                    yield found
+    def totals(
+        self,
+        subject: str | None,
+        meter: str | None,
+        window_size: str | None,
+        *,
+        state: str | None = None,
+        after: tuple[str, str] | None = None,
+    ) -> Iterable[Json]:
+        """Windows in memory that fit, in the order of (subject, window id)."""
+        found = [
+            (key.subject, window_id(key), stage, key)
+            for stage in self._stages()
+            for key, window in stage.table.windows.items()
+            if (subject is None or key.subject == subject)
+            and (meter is None or key.meter == meter)
+            and (window_size is None or key.size == window_size)
+            and (state is None or state == ("closed" if window.revision else "open"))
+        ]
+        for place_subject, name, stage, key in sorted(found, key=lambda item: item[:2]):
+            if (after is None or (place_subject, name) > after) and (document := stage.describe(key)) is not None:
+                yield document
 
     def window(self, window_id: str) -> Json | None:
         """One window in memory."""
-        parts = window_id.split("~")
-        if len(parts) != 4:
-            return None
-        for found in self.totals(None, parts[0], parts[1]):
-            if found["window_id"] == window_id:
-                return found
+        for stage in self._stages():
+            key = stage.find(window_id)
+            if key is not None:
+                return stage.describe(key)
         return None
 
     async def stored_window(self, window_id: str, subject: str | None) -> Json | None:
@@ -127,9 +136,15 @@ class WorkerView:
         return list(self._worker.revisions)
 
     async def live(self) -> AsyncIterator[Json]:
-        """Changes from now on."""
+        """Changes from now on; `{"dropped": n}` where a slow reader missed some."""
         async for item in self._worker.live.listen():
+            if "dropped" in item:
+                yield item
+                continue
             yield {**item, "provisional": item["state"] == "open" or item["pending"]}
+
+    def _stages(self) -> list[Closing]:
+        return [owned.task.closing for owned in self._worker.closing.values()]
 
     def _tasks(self) -> list[PartitionTask]:
         return [*self._worker.metering.values(), *(owned.task for owned in self._worker.closing.values())]
@@ -184,7 +199,7 @@ def _closing(task: ClosingTask, sinks: tuple[str, ...]) -> Json:
     return {
         **_task(task),
         "watermark": _time(table.watermark_ms),
-        "windows_open": sum(window.revision == 0 for window in table.windows.values()),
+        "windows_open": table.windows_open,
         "windows_closed": table.counters.windows_closed,
         "windows_sealed": table.counters.windows_sealed,
         "revisions": table.counters.revisions,

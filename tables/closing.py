@@ -96,6 +96,11 @@ class ClosingTable:
         self._started_at = -1
 
     @property
+    def windows_open(self) -> int:
+        """Windows without a revision yet."""
+        return self.counters.windows_opened - self.counters.windows_closed
+
+    @property
     def watermark_ms(self) -> int:
         """The joined watermark: the minimum over all source partitions; NEVER until each has said something."""
         return min(source.watermark_ms for source in self.sources)

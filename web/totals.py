@@ -12,9 +12,9 @@ Cosmos is down the running totals still come, with `complete: false` and `stored
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from aiohttp import web
 
@@ -126,13 +126,8 @@ def answering(view: View) -> list[int]:
 
 def local_items(view: View, query: Query) -> list[Json]:
     """The first `limit` windows in memory; holds no more than that of them at a time."""
-    found = view.totals(query.subject, query.meter, query.window_size)
-    wanted = (
-        item
-        for item in found
-        if (query.state is None or item["state"] == query.state) and (query.after is None or place(item) > query.after)
-    )
-    return heapq.nsmallest(query.limit, wanted, key=place)
+    found = view.totals(query.subject, query.meter, query.window_size, state=query.state, after=query.after)
+    return list(islice(found, query.limit))
 
 
 async def gather_page(site: Site, query: Query, *, stored: bool) -> Page:

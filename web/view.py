@@ -1,4 +1,4 @@
-"""What web asks of the process it runs in. Implemented by `streams/worker.py`; faked by nobody but its tests.
+"""What web asks of the process it runs in. Implemented by `streams/view.py`; faked by nobody but its tests.
 
 Every method but `stored_window` answers at once, from memory, for the partitions this worker owns now.
 """
@@ -29,8 +29,19 @@ class View(Protocol):
     def partials_partitions(self) -> int:
         """M: how many partitions the partials topic has; 0 until the broker told."""
 
-    def totals(self, subject: str | None, meter: str | None, window_size: str | None) -> Iterable[Json]:
+    def totals(
+        self,
+        subject: str | None,
+        meter: str | None,
+        window_size: str | None,
+        *,
+        state: str | None = None,
+        after: tuple[str, str] | None = None,
+    ) -> Iterable[Json]:
         """Windows in memory of the owned partials partitions: the document's fields and `state`: `open|closed`.
+
+        In the order of (subject, window id), only those above `after` and of that `state`; described one by one as they
+        are taken, so that a page costs a page.
 
         An open window's `revision` is 0 and its `delta` its whole value (nothing left yet); a closed one with changes
         that have not left as a revision shows the last revision's number, the current value, and `pending: true`.

@@ -140,10 +140,25 @@ class MemoryView:
         own = {self.worker_url: {"usage": [int(p) for p in self.metering], "partials": [int(p) for p in self.closing]}}
         return own if self.urls is None else self.urls
 
-    def totals(self, subject: str | None, meter: str | None, window_size: str | None) -> Iterable[Json]:
-        for w in self.windows.values():
-            wanted = ((subject, w["subject"]), (meter, w["meter"]), (window_size, w["window_size"]))
-            if all(asked is None or asked == is_ for asked, is_ in wanted):
+    def totals(
+        self,
+        subject: str | None,
+        meter: str | None,
+        window_size: str | None,
+        *,
+        state: str | None = None,
+        after: tuple[str, str] | None = None,
+    ) -> Iterable[Json]:
+        for w in sorted(self.windows.values(), key=lambda w: (w["subject"], w["id"])):
+            wanted = (
+                (subject, w["subject"]),
+                (meter, w["meter"]),
+                (window_size, w["window_size"]),
+                (state, w["state"]),
+            )
+            if all(asked is None or asked == is_ for asked, is_ in wanted) and (
+                after is None or (w["subject"], w["id"]) > after
+            ):
                 yield w
 
     def window(self, window_id: str) -> Json | None:
