@@ -86,35 +86,44 @@ class CosmosAccount:
         credential, self._credential = self._credential, None
         for part in (client, credential):
             if part is not None:
-                with suppress(AzureError, OSError, TimeoutError):
-                    await asyncio.wait_for(part.close(), CONNECT_TIMEOUT_S)
+                await _closed(part)
 
     async def _connected(self) -> CosmosClient:
         if self._client is None:
-            client = CosmosClient(
-                self._settings.cosmos_endpoint,
-                self._settings.cosmos_key or self._entra(),
-                # Without it the SDK writes to the first region only, however many are writable.
-                multiple_write_locations=True,
-                preferred_locations=self._preferred_regions,
-                connection_timeout=CONNECT_TIMEOUT_S,
-                read_timeout=READ_TIMEOUT_S,
-                # The caller paces resends, so a 429 goes to it at once. 0 would be read as "not given".
-                retry_throttle_total=-1,
-                retry_connect=1,
-                retry_read=1,
-                no_response_on_write=True,
-                user_agent_suffix="meterline",
-            )
-            try:
-                await client.__aenter__()
-            except BaseException:
-                # `async with` would leave the connection open where entering fails.
-                with suppress(AzureError, OSError):
-                    await client.close()
-                raise
+            client = await self._entered(self._preferred_regions)
+            if not self._preferred_regions:
+                # Behind a regional endpoint the SDK fails over only to regions that it was given by name, so it is
+                # given the account's own (azure-cosmos 4.17.1 `_location_cache.update_location_cache`).
+                regions = await _regions(client)
+                if len(regions) > 1:
+                    await _closed(client)
+                    client = await self._entered(regions)
             self._client = client
         return self._client
+
+    async def _entered(self, regions: list[str]) -> CosmosClient:
+        client = CosmosClient(
+            self._settings.cosmos_endpoint,
+            self._settings.cosmos_key or self._entra(),
+            # Without it the SDK writes to the first region only, however many are writable.
+            multiple_write_locations=True,
+            preferred_locations=regions,
+            connection_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            # The caller paces resends, so a 429 goes to it at once. 0 would be read as "not given".
+            retry_throttle_total=-1,
+            retry_connect=1,
+            retry_read=1,
+            no_response_on_write=True,
+            user_agent_suffix="meterline",
+        )
+        try:
+            await client.__aenter__()
+        except BaseException:
+            # `async with` would leave the connection open where entering fails.
+            await _closed(client)
+            raise
+        return client
 
     def _entra(self) -> Any:
         if self._credential is None:
@@ -153,6 +162,18 @@ class CosmosAccount:
             raise
         logger.info("created container %s/%s", database_id, name)
         return container
+
+
+async def _regions(client: CosmosClient) -> list[str]:
+    """The account's write regions in its own order; one where the others only read."""
+    account = await client._get_database_account()
+    names = [str(place["name"]) for place in account.WritableLocations]
+    return names if account._EnableMultipleWritableLocations else names[:1]
+
+
+async def _closed(part: Any) -> None:
+    with suppress(AzureError, OSError, TimeoutError):
+        await asyncio.wait_for(part.close(), CONNECT_TIMEOUT_S)
 
 
 def _check(name: str, found: dict[str, Any]) -> None:

@@ -177,14 +177,6 @@ async def test_a_window_is_read_with_and_without_its_subject(sink: CosmosSink) -
     assert await sink.read_window("none", None) is None
 
 
-async def test_a_window_that_is_not_there_is_none(sink: CosmosSink, settings: Settings) -> None:
-    await sink.deliver([revision(1)])
-    if settings.cosmos_endpoint and settings.cosmos_endpoint.startswith("https"):
-        pytest.skip("the third-party server answers 500 to a point read of what is not there")
-    assert await sink.read_window("none", "acme") is None
-    assert await sink.read_window(revision(1).window_id, "beta") is None
-
-
 async def test_a_subjects_windows_are_read_in_order_filtered_and_page_by_page(sink: CosmosSink) -> None:
     batch = [revision(1, window=f"{meter}~PT1H~{n}") for meter in ("bytes", "calls") for n in range(3)]
     batch += [revision(1, window="calls~P1D~0", window_size="P1D"), revision(1, window="calls~PT1H~9", subject="beta")]

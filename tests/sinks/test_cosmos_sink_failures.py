@@ -218,6 +218,13 @@ async def test_a_service_that_is_down_from_the_start_is_come_again_until_it_is_u
             await sink.close()
 
 
+async def test_a_window_that_is_not_there_is_none(sink: CosmosSink) -> None:
+    """Ours only: the third-party server answers a point read of what is not there with 500."""
+    await sink.deliver([revision(1)])
+    assert await sink.read_window("none", "acme") is None
+    assert await sink.read_window(revision(1).window_id, "beta") is None
+
+
 async def test_a_wrong_key_is_come_again_and_is_in_no_reason(server: CosmosServer) -> None:
     sink = CosmosSink(settings_of(server.endpoints[0], cosmos_key=OTHER_KEY))
     try:
