@@ -58,7 +58,7 @@ async def test_a_wrong_key_says_so_and_which_setting_and_never_the_key(settings:
 
 
 async def test_the_key_is_in_no_log_however_verbose(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="aiokafka.conn"):
         await probe(settings)
     assert "SaslHandShake" in caplog.text
     assert KEY not in caplog.text
