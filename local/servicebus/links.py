@@ -55,9 +55,16 @@ class AttachRequest:
         return False, None
 
     def source_with_filter(self, name: str, value: bytes) -> bytes:
-        """The source as it came, with one filter's value replaced: what a session receiver is answered."""
+        """The source as it came, with one filter's value replaced: what a session receiver is answered.
+
+        A filter that came described (Go, .NET) goes back described, a plain one (Python, JavaScript) plain: each SDK
+        reads only its own form.
+        """
         fields = codec.fields_of(self.source)
         fields += [codec.NULL] * (11 - len(fields))
+        for key, asked in codec.pairs_of(fields[7]):
+            if codec.text(codec.decode(key)) == name and asked[0] == 0:
+                value = asked[: codec.end_of(asked, 1)] + value
         fields[7] = codec.map_of([(codec.symbol(name), value)])
         return codec.composite(codec.SOURCE, *fields)
 

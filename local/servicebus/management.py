@@ -23,7 +23,10 @@ _VENDOR = "com.microsoft:"
 
 
 class Management:
-    """Answers for one queue, to one connection. `holds` says whether a session's owner is on that connection."""
+    """Answers for one queue, to one connection.
+
+    `holds` says whether a session's owner is on that connection; `session_of`, which session the link of that name has.
+    """
 
     def __init__(
         self,
@@ -32,12 +35,14 @@ class Management:
         now_ms: Callable[[], int],
         connection: Hashable,
         holds: Callable[[Hashable], bool],
+        session_of: Callable[[str], str | None],
     ) -> None:
         self._entity = entity
         self._store = store
         self._now_ms = now_ms
         self._connection = connection
         self._holds = holds
+        self._session_of = session_of
 
     def answer(self, request: Request, later: Callable[[Reply], None]) -> Reply:
         """Do what is asked. Raises Refusal or DecodeError."""
@@ -62,6 +67,8 @@ class Management:
     def _receive(self, request: Request) -> Reply:
         numbers, now = _integers(request, "sequence-numbers"), self._now_ms()
         session_id = codec.text(request.argument("session-id"))
+        if session_id is None:  # Go's SDK names its link instead
+            session_id = self._session_of(codec.text(request.properties.get("associated-link-name")) or "")
         owner = self._session_owner(session_id) if self._entity.requires_session else self._connection
         entries = self._entity.take_deferred(numbers, owner, now, session_id)
         items = []

@@ -121,14 +121,21 @@ def outgoing(
     delivery_count: int,
     extra: Iterable[tuple[str, bytes]],
     overlay: Mapping[str, bytes] | None = None,
+    lock_token: uuid.UUID | None = None,
 ) -> bytes:
-    """The encoded message for a receiver: `extra` annotations added, `overlay` application properties laid over."""
+    """The encoded message for a receiver: `extra` annotations added, `overlay` application properties laid over.
+
+    `lock_token` goes into the delivery annotations, where Go's SDK looks for it on messages that came over management.
+    """
     fields = codec.items_of(b"\xc0" + bytes((len(head) + 1, 3)) + head)
     header = codec.composite(codec.HEADER, *fields, codec.NULL, codec.uint(delivery_count))
     pairs = codec.pairs_of(annotations)
     pairs += [(codec.symbol(key), value) for key, value in extra]
     if overlay:
         bare = _overlaid(bare, overlay)
+    if lock_token is not None:
+        token = (codec.symbol("x-opt-lock-token"), codec.uuid_value(lock_token))
+        header += codec.described(codec.DELIVERY_ANNOTATIONS, codec.map_of([token]))
     return header + codec.described(codec.ANNOTATIONS, codec.map_of(pairs)) + bare
 
 

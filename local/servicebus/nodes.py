@@ -45,7 +45,15 @@ def rendered(store: Store, entity: Entity, entry: Entry, *, peeked: bool = False
     if entity.is_dead_letter_queue:
         extra.append(("x-opt-deadletter-source", codec.string(entity.name)))
     head, annotations, bare = store.parts(entry)
-    return message.outgoing(head, annotations, bare, delivery_count=entry.failures, extra=extra, overlay=entry.overlay)
+    return message.outgoing(
+        head,
+        annotations,
+        bare,
+        delivery_count=entry.failures,
+        extra=extra,
+        overlay=entry.overlay,
+        lock_token=None if peeked else entry.lock_token,
+    )
 
 
 class QueueSink(Inbound):
@@ -129,7 +137,7 @@ class QueueSource(Outbound):
         token = entry.lock_token
         assert token is not None, "a taken message is locked"
         if self._deletes:
-            payload = rendered(self._store, self.entity, entry, peeked=False)
+            payload = rendered(self._store, self.entity, entry)
             self.entity.complete(token, self._now_ms())
             self.transfer(token.bytes_le, payload, settled=True)
         else:

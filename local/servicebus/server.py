@@ -334,6 +334,7 @@ class ServiceBusServer:
                 self.now_ms,
                 connection,
                 lambda owner: isinstance(owner, QueueSource) and owner.session.connection is connection,
+                lambda name: _session_of(connection, name),
             )
             return self._pair(session, request, path, management.answer, hyphens=False)
         if request.receiving:
@@ -385,3 +386,10 @@ class ServiceBusServer:
         grant, reply = cbs.put_token(request, self._authority, self.now_s())
         connection.grants[grant.path] = grant
         return reply
+
+
+def _session_of(connection: Connection, link_name: str) -> str | None:
+    for link in connection.links():
+        if isinstance(link, QueueSource) and link.request.name == link_name:
+            return link.session_id
+    return None
