@@ -11,7 +11,7 @@ from typing import Protocol
 
 import orjson
 
-from local.once import Feed
+from local.once import Feed, Pause
 from schemas.definitions import Definitions
 from schemas.errors import ConfigurationError, DataError
 from schemas.meters import load
@@ -109,7 +109,7 @@ def file_feed(meters: Path, path: Path, name: str) -> Feed:
     """For `local --once`: sends the file, and says how many events that was. Refuses an unknown source at once."""
     source = named_source(load(meters), name, meters)
 
-    async def send(producer: Producer) -> int:
+    async def send(producer: Producer, pause: Pause) -> int:
         with path.open("rb") as file:
             return (await feed(producer, source, file)).events
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import sys
 import tempfile
@@ -181,7 +182,8 @@ async def _say_ready(stack: Stack) -> None:
 
 
 def _quiet(text: str) -> None:
-    """With --json nothing is said but the result."""
+    """With --json nothing is said but the result; -v shows the steps."""
+    logging.getLogger("meterline.once").info(text)
 
 
 def _summary(report: Report) -> None:

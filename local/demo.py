@@ -61,7 +61,7 @@ class Demo:
         self._env_file = env_file
         self._meters = Path(stack.settings.meters)
         load_meters(self._meters)  # refused here, with file and line, rather than in a worker's log
-        web = ports(stack.settings.web_port, workers)
+        web = ports(workers, stack.settings.web_port)
         self._workers = [WorkerProcess(stack, number, port) for number, port in enumerate(web, start=1)]
 
     async def run(self, console: Console) -> int:

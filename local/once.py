@@ -3,7 +3,9 @@
 In this order, and why:
 
 1. a fresh stack, and workers whose meters file is a copy with `max_delay: none`: the clock is the data's (design §3);
-2. everything is sent and acknowledged; the usage log is read back, since only the broker knows offsets and append times;
+2. everything is sent and acknowledged, generated usage with pauses until what is sent so far is counted and its windows
+   are closed, so that late events find closed windows, and revise them; then the usage log is read back, since only the
+   broker knows offsets and append times;
 3. the ledger judges the log, and so knows the last window; ticks past its end go to every partition;
 4. the workers are asked until they have read all of it, every window due has closed and every outbox is empty;
 5. every message and every document of both regions is read with the Azure SDKs, and compared with the ledger.
@@ -14,6 +16,7 @@ Nothing sleeps for a fixed time: what is waited for is asked for, and gives up o
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,16 +37,22 @@ from schemas.meters import load as load_meters
 from settings import Settings
 from transport.sending import UsageProducer
 
+log = logging.getLogger("meterline.once")
+
+PAUSES = 3
 STALLED_S = 90.0
 """Give up when nothing has moved for so long."""
 REPLICATED_S = 30.0
 SOURCE = "/meterline/once"
 _POLL_S = 0.2
 _DAY_MS = 86_400_000
-_LEAST_SPAN_MS = 20 * 60_000
+_EVENT_MS = 60
+_LEAST_SPAN_MS = 10 * 60_000
 _MOST_SPAN_MS = 3 * 3_600_000
 
-Feed = Callable[[UsageProducer], Awaitable[int]]
+Pause = Callable[[int], Awaitable[None]]
+"""Told how many events were sent so far, returns when they are counted and the windows that are due by then are closed."""
+Feed = Callable[[UsageProducer, Pause], Awaitable[int]]
 """Sends everything there is to send; how many events that was."""
 Check = Callable[[Rules, Mapping[Key, Expected], int], list[Mismatch]]
 """A further opinion on what the final values must be: rules, windows, partitions of the usage topic."""
@@ -94,7 +103,7 @@ async def once(
         base=replace(base, meters=str(meters)),
     )
     async with stack:
-        web = ports(base.web_port, options.workers)
+        web = ports(options.workers)
         workers = [WorkerProcess(stack, number, port) for number, port in enumerate(web, start=1)]
         try:
             for worker in workers:
@@ -102,11 +111,17 @@ async def once(
             ledger = Ledger(rules)
             async with UsageProducer(stack.settings) as producer:
                 tell("sending usage")
-                sent = await feed(producer)
+
+                async def pause(so_far: int) -> None:
+                    await producer.flush()
+                    await _until(stack, workers, lambda status: closes_behind(status, so_far))
+
+                sent = await feed(producer, pause)
                 await producer.flush()
                 due_ms = await _judge_and_tick(stack, rules, ledger, producer)
             tell(f"{sent} events sent; metering, closing, delivering")
-            await _until_delivered(stack, workers, ledger, due_ms)
+            read = ledger.total().get("read", 0)
+            await _until(stack, workers, lambda status: waits_for(status, read, due_ms))
             tell("reading everything back")
             outcome = await _read_back(stack, workers[0])
         finally:
@@ -125,14 +140,14 @@ async def once(
 def generated(rules: Rules, events: int, seed: int) -> Feed:
     """Sends the generator's compressed usage: minutes to hours around the last midnight but one, so that days close, too.
 
-    The more events, the longer: an eighth of a second each, so that windows hold several events, and a run stays short.
+    The more events, the longer, so that windows hold several events, and a run stays short.
     """
-    span_ms = min(max(events * 120, _LEAST_SPAN_MS), _MOST_SPAN_MS)
+    span_ms = min(max(events * _EVENT_MS, _LEAST_SPAN_MS), _MOST_SPAN_MS)
 
-    async def feed(producer: UsageProducer) -> int:
+    async def feed(producer: UsageProducer, pause: Pause) -> int:
         now_ms = time.time_ns() // 1_000_000
         midnight_ms = (now_ms - rules.settle_ms) // _DAY_MS * _DAY_MS
-        sent = 0
+        sent = paused = 0
         for planned in compressed(
             rules,
             seed=seed,
@@ -144,6 +159,9 @@ def generated(rules: Rules, events: int, seed: int) -> Feed:
         ):
             await producer.send(planned.partition, planned.key, planned.value, planned.headers)
             sent += planned.events
+            if paused < PAUSES and sent * (PAUSES + 1) // events > paused:
+                paused += 1
+                await pause(sent)
         return sent
 
     return feed
@@ -166,22 +184,24 @@ async def _judge_and_tick(stack: Stack, rules: Rules, ledger: Ledger, producer: 
 
     A tick may not be ahead of the clock by more than the tolerance: windows that end later stay open, as they must.
     """
-    async with readback.UsageLog(stack.settings, stack.settings.usage_topic, producer.partitions) as log:
-        async for record in log.read():
+    async with readback.UsageLog(stack.settings, stack.settings.usage_topic, producer.partitions) as usage:
+        async for record in usage.read():
             ledger.judge(record)
         # Past the last end by one more period, so that the last change of a window that was late has left as well.
         due_ms = max((_end_ms(rules, key) for key in ledger.windows()), default=0) + rules.revise_every_ms
         due_ms = min(due_ms, time.time_ns() // 1_000_000 + rules.future_tolerance_ms // 2)
         await producer.tick(due_ms, SOURCE)
-        async for record in log.read():
+        async for record in usage.read():
             ledger.judge(record)
     return due_ms
 
 
-async def _until_delivered(stack: Stack, workers: Sequence[WorkerProcess], ledger: Ledger, due_ms: int) -> None:
-    """Asks the first worker, which answers for all, until everything due has left; raises BrokerError if it never will."""
-    read = ledger.total()["read"]
+async def _until(
+    stack: Stack, workers: Sequence[WorkerProcess], waits: Callable[[Mapping[str, Any]], list[str]]
+) -> None:
+    """Asks the first worker, which answers for all, until nothing is waited for; raises BrokerError if nothing moves."""
     seen: object = None
+    waiting = ["the worker does not answer"]
     moved_s = time.monotonic()
     while True:
         for child in (*stack.processes.values(), *(worker.process for worker in workers)):
@@ -192,15 +212,28 @@ async def _until_delivered(stack: Stack, workers: Sequence[WorkerProcess], ledge
         except MeterlineError:
             status = None  # not up yet, or starting over
         if status is not None:
-            waiting = waits_for(status, read, due_ms)
+            waiting = waits(status)
             if not waiting:
                 return
             if (progress := _progress(status)) != seen:
                 seen, moved_s = progress, time.monotonic()
+                log.info("waiting: %s", "; ".join(waiting))
         if time.monotonic() - moved_s > STALLED_S:
-            reason = "; ".join(waiting) if status is not None else "the worker does not answer"
-            raise BrokerError(f"nothing moves any more: {reason}\n{workers[0].process.tail()}")
+            raise BrokerError(f"nothing moves any more: {'; '.join(waiting)}\n{workers[0].process.tail()}")
         await asyncio.sleep(_POLL_S)
+
+
+def closes_behind(status: Mapping[str, Any], read: int) -> list[str]:
+    """What a `/v1/status` still lacks until everything sent so far is counted and CLOSING has heard of it. Empty: nothing.
+
+    Raises BrokerError for a partition that has stopped: it never will.
+    """
+    lacking = _running(status, read)
+    heard = [task["watermark"] for task in status["metering"].values()]
+    if not lacking and all(heard):
+        behind_ms = min(map(parse_time, heard))
+        lacking += _below(status, behind_ms)
+    return lacking
 
 
 def waits_for(status: Mapping[str, Any], read: int, due_ms: int) -> list[str]:
@@ -208,6 +241,16 @@ def waits_for(status: Mapping[str, Any], read: int, due_ms: int) -> list[str]:
 
     Raises BrokerError for a partition that has stopped: it never will.
     """
+    lacking = _running(status, read) + _below(status, due_ms)
+    for partition, task in status["closing"].items():
+        left = sum(task.get("outbox", {}).values())
+        if left:
+            lacking.append(f"closing {partition} has {left} revisions in its outbox")
+    return lacking
+
+
+def _running(status: Mapping[str, Any], read: int) -> list[str]:
+    """Partitions that do not run yet, and events that are not read."""
     lacking = [] if status["complete"] else ["not every partition has an owner"]
     for stage in ("metering", "closing"):
         for partition, task in status[stage].items():
@@ -218,13 +261,16 @@ def waits_for(status: Mapping[str, Any], read: int, due_ms: int) -> list[str]:
     found = status["audit"]["total"]["read"]
     if found != read:
         lacking.append(f"{found} of {read} events read")
-    for partition, task in status["closing"].items():
-        if task["watermark"] is None or parse_time(task["watermark"]) < due_ms:
-            lacking.append(f"closing {partition} is at {task['watermark']}")
-        left = sum(task.get("outbox", {}).values())
-        if left:
-            lacking.append(f"closing {partition} has {left} revisions in its outbox")
     return lacking
+
+
+def _below(status: Mapping[str, Any], time_ms: int) -> list[str]:
+    """Closing partitions whose watermark is not yet there."""
+    return [
+        f"closing {partition} is at {task['watermark']}"
+        for partition, task in status["closing"].items()
+        if task["watermark"] is None or parse_time(task["watermark"]) < time_ms
+    ]
 
 
 async def _read_back(stack: Stack, worker: WorkerProcess) -> Outcome:

@@ -84,7 +84,9 @@ async def documents(settings: Settings, endpoint: str, container: str) -> list[d
     """Every item of a container as one region has it: `endpoint` is asked, and nobody else."""
     async with _region(settings, endpoint) as client:
         items = (
-            client.get_database_client(settings.cosmos_database).get_container_client(container).read_all_items(PAGE)
+            client.get_database_client(settings.cosmos_database)
+            .get_container_client(container)
+            .read_all_items(max_item_count=PAGE)
         )
         return [dict(item) async for item in items]
 

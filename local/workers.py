@@ -65,9 +65,9 @@ class WorkerProcess:
             return False
 
 
-def ports(first: int, count: int) -> list[int]:
-    """Free ports for the workers' web servers: `first` if it is free, for the first one."""
-    found = [first if is_free(first) else free_port()]
+def ports(count: int, first: int | None = None) -> list[int]:
+    """Free ports for the workers' web servers; `first` for the first one, if it is free."""
+    found = [first] if first is not None and is_free(first) else []
     while len(found) < count:
         port = free_port()
         if port not in found:

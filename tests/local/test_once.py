@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from local.once import generated, rendered, waits_for
+from local.once import PAUSES, closes_behind, generated, rendered, waits_for
 from local.reading import Record, Rules, parse_time
 from schemas.errors import BrokerError, ConfigurationError
 from schemas.meters import load
@@ -51,6 +51,15 @@ def test_it_is_not_over_while_anything_is_lacking(lacking: dict[str, Any]) -> No
     assert len(waits_for(status(**lacking), 10, parse_time(DUE))) == 1
 
 
+def test_a_pause_ends_when_closing_has_heard_of_everything_sent_so_far() -> None:
+    task = {"state": "running", "watermark": DUE}
+    assert closes_behind(status(metering={"0": task}), 10) == []
+    assert closes_behind(status(metering={"0": task}), 11) == ["10 of 11 events read"]
+    assert len(closes_behind(status(metering={"0": task}, **closing(watermark=None)), 10)) == 1
+    quiet = {"0": task, "1": {**task, "watermark": None}}
+    assert closes_behind(status(metering=quiet, **closing(watermark=None)), 10) == []
+
+
 def test_a_stopped_partition_ends_it_with_its_reason() -> None:
     stopped = {"metering": {"0": {"state": "stopped", "reason": "no changelog", "hint": "mend it"}}}
     with pytest.raises(BrokerError, match="no changelog"):
@@ -87,7 +96,13 @@ async def test_generated_usage_lies_in_days_that_are_over() -> None:
 
     rules = Rules.of(yaml.safe_load(SAMPLE.read_text()))
     producer = Kept()
-    assert await generated(rules, 500, seed=3)(producer) == 500  # type: ignore[arg-type]
+    pauses: list[int] = []
+
+    async def pause(sent: int) -> None:
+        pauses.append(sent)
+
+    assert await generated(rules, 500, seed=3)(producer, pause) == 500  # type: ignore[arg-type]
+    assert len(pauses) == PAUSES and pauses == sorted(pauses)
     import time
 
     now_ms = time.time_ns() // 1_000_000
