@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -151,6 +151,7 @@ class Process:
         self, world: World, table: Table, source: str, changelog: str, partition: int, partitions: int
     ) -> None:
         self.world = world
+        self.part = partition
         self.generation = world.generations[source, partition]
         self.durable = Durable(
             table, source, changelog, partition, partitions, world.definitions.digest,
@@ -240,9 +241,9 @@ def finish(coroutine: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("something waited")
 
 
-def to_the_end(world: World, rounds: Iterable[int] = range(2)) -> tuple[list[MeteringProcess], list[ClosingProcess]]:
+def to_the_end(world: World, rounds: int = 2) -> tuple[list[MeteringProcess], list[ClosingProcess]]:
     """New owners of every partition read everything, and everything is delivered."""
-    for _ in rounds:
+    for _ in range(rounds):
         metering = [MeteringProcess(world, partition) for partition in range(world.sources)]
         for process in metering:
             process.read()
