@@ -202,8 +202,9 @@ class Closing:
         window.said_events, window.said_digest = events_and_digest(window.shares)
         window.said_value, window.said_delta, window.said_reason = current, delta, reason
         body = self._document(key, window, current, delta, reason, watermark_ms)
-        table.outbox.put(Revision(str(body["id"]), window.revision, key.subject, orjson.dumps(body)))
         table.counters.revisions += 1
+        revision = Revision(str(body["id"]), window.revision, key.subject, orjson.dumps(body))
+        table.outbox.put(revision, table.counters.revisions)
         table.counters.windows_closed += window.revision == 1
         table.changed.discard(key)
         table.touch(key)

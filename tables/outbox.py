@@ -32,7 +32,7 @@ class _Mark(msgspec.Struct, array_like=True):
 
 @dataclass(slots=True)
 class Item:
-    """One revision on its way. order: position in the partition's line. marks: sink -> delivered, or parked and why."""
+    """One revision on its way. order: its place in the partition's line. marks: sink -> delivered, or parked and why."""
 
     revision: Revision
     order: int
@@ -56,10 +56,15 @@ class Outbox:
         self._touched: set[str] = set()
         self._touched_marks: set[tuple[str, str]] = set()
 
-    def put(self, revision: Revision) -> None:
-        """A revision was decided. Not yet visible to DELIVERY."""
-        self._order += 1
-        item = self.items[revision.message_id] = Item(revision, self._order)
+    def put(self, revision: Revision, order: int) -> None:
+        """A revision was decided. Not yet visible to DELIVERY.
+
+        order: how manyth revision of this partition it is, ever. It comes from the log, so that all owners agree on it: a
+        zombie's chunk, written later, does not turn the line around.
+        """
+        assert order > self._order, "the line only grows at its end"
+        self._order = order
+        item = self.items[revision.message_id] = Item(revision, order)
         for pending in self._pending.values():
             pending[revision.message_id] = item
         self._touched.add(revision.message_id)
