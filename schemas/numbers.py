@@ -53,7 +53,7 @@ def quantity(value: object) -> Decimal:
         if not value:
             return _ZERO
         text = str(value)
-        if len(text) <= FRACTION_DIGITS + 1 and text[-1] != "0" and "E" not in text:
+        if len(text) <= FRACTION_DIGITS + 1 and "E" not in text:
             return value  # written in so few places that neither side of the point can be too long
         try:
             return _VALID.normalize(_VALID.quantize(value, _QUANTUM))

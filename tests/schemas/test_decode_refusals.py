@@ -42,9 +42,16 @@ GOOD = event_bytes()
         (GOOD.replace(b'"id":', b'"id":"e-0","id":'), "found the attribute id 2 times, expected it once"),
         (GOOD.replace(b'"id":', b'"\\u0069d":"e-0","id":'), "found the attribute id 2 times, expected it once"),
         (GOOD.replace(b'"id":', b'"id" :"e-0","id":'), "found the attribute id 2 times, expected it once"),
+        (GOOD.replace(b'"id":', b'"id"\t:"e-0","id":'), "found the attribute id 2 times, expected it once"),
+        (GOOD.replace(b'"id":', b'"id"\r:"e-0","id":'), "found the attribute id 2 times, expected it once"),
+        (GOOD.replace(b'"id":', b'"id"\n:"e-0","id":'), "found the attribute id 2 times, expected it once"),
         (GOOD.replace(b'"time":', b'"subject":null,"time":'), "found the attribute subject 2 times, expected it once"),
         (
             GOOD.replace(b":12,", b":" + b"[" * 127 + b"]" * 127 + b","),
+            "found more than 128 levels of objects and arrays, expected at most 128",
+        ),
+        (
+            GOOD.replace(b'"id":', b'"extension":' + b"[" * 128 + b"]" * 128 + b',"id":'),
             "found more than 128 levels of objects and arrays, expected at most 128",
         ),
         (
