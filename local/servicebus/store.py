@@ -45,6 +45,8 @@ class Store:
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA wal_autocheckpoint=10000")  # pages; the default makes every few commits wait
+            self._db.execute("PRAGMA cache_size=-65536")  # KiB
             self._db.executescript(_SCHEMA)
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("COMMIT")
@@ -163,13 +165,12 @@ class Store:
 
     def is_new(self, queue: str, message_id: str, now_ms: int, window_ms: int) -> bool:
         """True, and remembered, unless the id was first seen less than `window_ms` ago."""
-        row = self._db.execute(
-            "SELECT seen_ms FROM history WHERE queue = ? AND message_id = ?", (queue, message_id)
-        ).fetchone()
-        if row is not None and row[0] > now_ms - window_ms:
-            return False
-        self._write("INSERT OR REPLACE INTO history VALUES (?, ?, ?)", (queue, message_id, now_ms))
-        return True
+        cursor = self._write(
+            "INSERT INTO history VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET seen_ms = excluded.seen_ms "
+            "WHERE seen_ms <= ?",
+            (queue, message_id, now_ms, now_ms - window_ms),
+        )
+        return cursor.rowcount == 1
 
     def forget(self, queue: str, before_ms: int) -> None:
         self._write("DELETE FROM history WHERE queue = ? AND seen_ms <= ?", (queue, before_ms))
