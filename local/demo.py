@@ -90,7 +90,7 @@ class Demo:
         console.print(f"  data, logs {self._stack.data_dir}", style="dim")
         console.print("  Ctrl-C ends everything\n", style="dim")
         if self._rate is not None:
-            console.print("usage of the last six minutes, then as it happens; windows close a moment after their end\n")
+            console.print("usage of the last six minutes first, then as it happens:\n")
 
     async def _until_ended(self, console: Console, stop: asyncio.Event) -> int:
         feed = CalmFeed(console, self._render)

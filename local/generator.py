@@ -87,7 +87,7 @@ def compressed(
     trouble: Trouble | None = None,
 ) -> Iterator[Planned]:
     """Exactly `events` events whose times cover `span_ms` from `start_ms`; `now_ms` is only where the future begins."""
-    world = _World(rules, seed, partitions, trouble or Trouble())
+    world = _World(rules, seed, partitions, trouble or Trouble(), span_ms)
     for number in range(events):
         world.step(start_ms + span_ms * number // events, now_ms, settled=number > events // 20)
         yield from world.ready(largest=60)
@@ -98,8 +98,8 @@ def live(
     rules: Rules, *, seed: int, partitions: int, now_ms: int, rate: float = 25.0, trouble: Trouble | None = None
 ) -> Iterator[Planned]:
     """The last six minutes at once, then `rate` events a second for ever, each due at its own time."""
-    world = _World(rules, seed, partitions, trouble or Trouble())
     backfill_ms = 6 * MINUTE_MS
+    world = _World(rules, seed, partitions, trouble or Trouble(), backfill_ms)
     count = int(rate * backfill_ms / 1000 / 4)
     for number in range(count):
         world.step(now_ms - backfill_ms + backfill_ms * number // count, now_ms, settled=number > count // 4)
@@ -117,12 +117,16 @@ def live(
 
 
 class _World:
-    """The tenants, what they sent before, and one buffer per partition that becomes a record or an envelope."""
+    """The tenants, what they sent before, and one buffer per partition that becomes a record or an envelope.
 
-    def __init__(self, rules: Rules, seed: int, partitions: int, trouble: Trouble) -> None:
+    late_ms: how far back late events reach, at most; there should be windows there.
+    """
+
+    def __init__(self, rules: Rules, seed: int, partitions: int, trouble: Trouble, late_ms: int) -> None:
         self._rules = rules
         self._random = Random(seed)
         self._partitions = partitions
+        self._late_ms = max(2 * MINUTE_MS, min(late_ms, 40 * MINUTE_MS, rules.correct_for_ms // 2))
         self._kinds, self._weights = trouble.kinds()
         self._types: dict[str, list[MeterRule]] = {}
         for meter in rules.meters:
@@ -186,13 +190,12 @@ class _World:
 
     def _time(self, kind: str, time_ms: int, now_ms: int) -> int:
         random = self._random
-        behind = self._rules.correct_for_ms
         if kind == "disorder":
             return time_ms - random.randint(0, 20_000)
         if kind == "late":
-            return time_ms - random.randint(2 * MINUTE_MS, max(2 * MINUTE_MS, min(40 * MINUTE_MS, behind // 2)))
+            return time_ms - random.randint(2 * MINUTE_MS, self._late_ms)
         if kind == "too_late":
-            return time_ms - behind - random.randint(60 * MINUTE_MS, 120 * MINUTE_MS)
+            return time_ms - self._rules.correct_for_ms - random.randint(60 * MINUTE_MS, 120 * MINUTE_MS)
         if kind == "future":
             return now_ms + self._rules.future_tolerance_ms + random.randint(60 * MINUTE_MS, 600 * MINUTE_MS)
         return time_ms - random.randint(0, 900)
