@@ -33,6 +33,7 @@ _EXACT = Context(prec=10_000, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[InvalidOperat
 _QUANTUM = Decimal(1).scaleb(-FRACTION_DIGITS)
 _BOUND = 10**INTEGER_DIGITS
 _ZERO = Decimal(0)
+_SMALL = {number: Decimal(number) for number in range(1024)}
 _TEXT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6})?\Z", re.ASCII)
 _TEXT_MAX = 128
 _EXPECTED = (
@@ -47,6 +48,9 @@ def quantity(value: object) -> Decimal:
     null, float, NaN and Infinity, more than 20 digits before or 18 after the point (design §5).
     """
     if type(value) is int:
+        small = _SMALL.get(value)
+        if small is not None:
+            return small
         if -_BOUND < value < _BOUND:
             return Decimal(value)
     elif type(value) is Decimal and value.is_finite():

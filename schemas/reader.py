@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -63,17 +64,26 @@ class _Place(NamedTuple):
     minimum: Decimal | None = None
 
 
-class _Plan(NamedTuple):
-    """The meters of one event type. meters: each with its slots in quantities, members (-1: none) and groups."""
+class _Dimensions(NamedTuple):
+    """A group's places, sorted by name, and the groups seen of late, by the texts found there."""
 
+    places: tuple[_Place, ...]
+    seen: dict[tuple[object, ...], Group]
+
+
+class _Plan(NamedTuple):
+    """The meters of one event type.
+
+    reads: what to read of the data, each once, into a slot; slot 0 is empty. meters: each with the slots of its group,
+    its quantity and its member.
+    """
+
+    reads: tuple[tuple[Callable[[Any, dict[str, object]], object], _Place | _Dimensions], ...]
     meters: tuple[tuple[Meter, int, int, int], ...]
-    quantities: tuple[_Place, ...]
-    members: tuple[_Place, ...]
-    groups: tuple[tuple[_Place, ...], ...]
 
 
 class Reader:
-    """Reads events for one set of definitions. Holds no state but them."""
+    """Reads events for one set of definitions. What it keeps besides only saves it from reading the same again."""
 
     def __init__(self, definitions: Definitions) -> None:
         self._plans = {event_type: _compile(meters) for event_type, meters in definitions.by_event_type.items()}
@@ -99,78 +109,77 @@ class Reader:
         if not subject or len(subject) * 4 > SUBJECT_BYTES:
             subject = _subject(subject)
         data = _data(event)
-        quantities: list[Decimal | None] = [_quantity(place, data) for place in plan.quantities]
-        members: list[bytes | None] = [_member(place, data) for place in plan.members]
-        groups = [tuple([(place.whose, _group_value(place, data)) for place in places]) for places in plan.groups]
-        quantities.append(None)  # at -1: none
-        members.append(None)
-        new = tuple.__new__  # what a NamedTuple's own constructor does, at a third of its price
+        slots: list[Any] = [None]
+        for read, place in plan.reads:
+            slots.append(read(place, data))
+        new = tuple.__new__  # what a NamedTuple's own constructor does, at half its price
         measurements = [
-            new(Measurement, (meter, groups[group], quantities[number], members[member]))
-            for meter, number, member, group in plan.meters
+            new(Measurement, (meter, slots[group], slots[number], slots[member]))
+            for meter, group, number, member in plan.meters
         ]
-        return Measured(time_ms, subject, tuple(measurements))
+        return new(Measured, (time_ms, subject, tuple(measurements)))
 
 
 def _compile(meters: tuple[Meter, ...]) -> _Plan:
-    quantities: dict[tuple[Pointer, Decimal | None], tuple[int, _Place]] = {}
-    members: dict[Pointer, tuple[int, _Place]] = {}
-    groups: dict[tuple[tuple[str, Pointer], ...], tuple[int, tuple[_Place, ...]]] = {}
+    reads: list[tuple[Callable[[Any, dict[str, object]], object], _Place | _Dimensions]] = []
+    slots: dict[object, int] = {}
+
+    def slot(read: Callable[[Any, dict[str, object]], object], key: object, place: _Place | _Dimensions) -> int:
+        if (read, key) not in slots:
+            reads.append((read, place))
+            slots[read, key] = len(reads)
+        return slots[read, key]
+
     rows = []
     for meter in meters:
-        number = member = -1
+        number = member = 0
         value = meter.value
         if meter.aggregation != "count":
             assert value is not None, "every meter but count has a value"
             place = _place(f"meter {meter.slug}", value, meter.minimum)
             if meter.aggregation == "unique_count":
-                member, _ = members.setdefault(value, (len(members), place))
+                member = slot(_member, value, place)
             else:
-                number, _ = quantities.setdefault((value, meter.minimum), (len(quantities), place))
-        places = tuple(_place(name, pointer) for name, pointer in meter.group_by)
-        group, _ = groups.setdefault(meter.group_by, (len(groups), places))
-        rows.append((meter, number, member, group))
-    return _Plan(
-        tuple(rows),
-        tuple(place for _, place in quantities.values()),
-        tuple(place for _, place in members.values()),
-        tuple(places for _, places in groups.values()),
-    )
+                number = slot(_quantity, (value, meter.minimum), place)
+        dimensions = _Dimensions(tuple(_place(name, pointer) for name, pointer in meter.group_by), {})
+        rows.append((meter, slot(_group, meter.group_by, dimensions), number, member))
+    return _Plan(tuple(reads), tuple(rows))
 
 
 def _place(whose: str, pointer: Pointer, minimum: Decimal | None = None) -> _Place:
     return _Place(whose, pointer.tokens[0] if len(pointer.tokens) == 1 else None, pointer, minimum)
 
 
-_MINUTES: dict[str, int] = {}
-_SECONDS = {f"{second:02d}": second * 1000 for second in range(60)}
-_MILLIS = {f"{ms:03d}": ms for ms in range(1000)}
+_KEPT = 4096
+_MOMENTS: dict[str, int] = {}
+_MILLIS = {f".{ms:03d}Z": ms for ms in range(1000)} | {"Z": 0, "+00:00": 0}
 _LAST_MS = 253_402_300_799_999
 
 
 def _time(text: str | None) -> int:
-    """Ms UTC. Events come minute by minute, so a minute is parsed once: `parse_rfc3339` says what it is, and what is no time."""
+    """Ms UTC, as `parse_rfc3339` has it. Events come second by second, so a second in UTC is parsed once."""
     if text is None:
         raise DataError("invalid", "time is missing, expected an RFC 3339 time with zone, like 2026-01-31T12:00:00Z")
-    minute_ms = _MINUTES.get(text[:17])
-    if minute_ms is not None:
-        second_ms = _SECONDS.get(text[17:19])
+    moment_ms = _MOMENTS.get(text[:19])
+    if moment_ms is not None:
         rest = text[19:]
-        if second_ms is not None and rest == "Z":
-            return minute_ms + second_ms
+        ms = _MILLIS.get(rest)
+        if ms is not None:
+            return moment_ms + ms
         fraction = rest[1:-1] if rest[-1:] == "Z" else rest[1:-6] if rest[-6:] == "+00:00" else ""
-        ms = _MILLIS.get(fraction[:3])
-        if second_ms is not None and ms is not None and rest[0] == "." and fraction.isascii() and fraction.isdigit():
-            return minute_ms + second_ms + ms
+        ms = _MILLIS.get(f".{fraction[:3]}Z")
+        if ms is not None and rest[0] == "." and fraction.isascii() and fraction.isdigit():
+            return moment_ms + ms
     try:
         time_ms = parse_rfc3339(text)
     except ValueError as error:
         raise DataError("invalid", f"time: {error}") from None
     if not 0 <= time_ms <= _LAST_MS:  # `0001-01-01T00:00:00Z` is what an unset .NET DateTime looks like
         raise DataError("invalid", f"time: found {text[:64]!r}, expected one between the years 1970 and 9999 in UTC")
-    if len(_MINUTES) >= 4096:
-        _MINUTES.clear()
-    _MINUTES[text[:17]] = parse_rfc3339(f"{text[:17]}00Z")
+    if text[17:19] != "60":
+        if len(_MOMENTS) >= _KEPT:
+            _MOMENTS.clear()
+        _MOMENTS[text[:19]] = parse_rfc3339(f"{text[:19]}Z")
     return time_ms
 
 
@@ -282,9 +291,27 @@ def _member(place: _Place, data: dict[str, object]) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _group_value(place: _Place, data: dict[str, object]) -> str:
-    name, key, pointer, _ = place
-    found = pointer.find(data) if key is None else data.get(key, MISSING)
+def _group(dimensions: _Dimensions, data: dict[str, object]) -> Group:
+    places, seen = dimensions
+    found = tuple([data.get(key, "") if key is not None else pointer.find(data) for _, key, pointer, _ in places])
+    for value in found:
+        if type(value) is not str:
+            return _new_group(places, found)
+    group = seen.get(found)  # only texts: 1, 1.0 and true are equal keys, and different groups
+    if group is None:
+        group = _new_group(places, found)
+        if len(seen) >= _KEPT:
+            seen.clear()
+        seen[found] = group
+    return group
+
+
+def _new_group(places: tuple[_Place, ...], found: tuple[object, ...]) -> Group:
+    return tuple([(place.whose, _group_value(place, value)) for place, value in zip(places, found, strict=True)])
+
+
+def _group_value(place: _Place, found: object) -> str:
+    name, _, pointer, _ = place
     if type(found) is str:
         text = found
     elif found is MISSING or found is None:

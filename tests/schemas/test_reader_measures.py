@@ -135,3 +135,17 @@ def test_a_strange_fraction_is_refused_though_its_minute_is_known(fraction: str)
     assert measure(one(event_bytes(time="2026-01-31T12:00:00Z")))
     with pytest.raises(Exception, match="is not an RFC 3339 time"):
         measure(one(event_bytes(time=f"2026-01-31T12:00:00{fraction}Z")))
+
+
+def test_what_was_read_before_changes_no_group() -> None:
+    reader = Reader(Definitions(meters=(a_meter(group_by={"g": "/g", "h": "/h"}),)))
+    written = ['"1"', "1", "true", '"true"', "null", '""', "1.0", '"1.0"']
+    for _ in range(2):
+        groups = [
+            reader.measure(with_data(f'{{"tokens":1,"g":{text},"h":"x"}}')).measurements[0].group for text in written
+        ]
+        assert [dict(group)["g"] for group in groups] == ["1", "1", "true", "true", "", "", "1", "1.0"]
+    many = [f'{{"tokens":1,"g":"{number}"}}' for number in range(5000)]
+    assert [dict(reader.measure(with_data(text)).measurements[0].group)["g"] for text in many] == [
+        str(number) for number in range(5000)
+    ]
