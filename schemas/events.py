@@ -60,7 +60,9 @@ class RawEvent(msgspec.Struct, gc=False):
         """The original bytes of just this event, for a dead letter; cut out of its record only when asked for."""
         record: bytes = self.record
         index: int = self.index
-        return split_elements(record)[index] if record.lstrip()[:1] == b"[" else record
+        if record.lstrip()[:1] != b"[" or len(self.data) == len(record):  # in binary mode the record is all data
+            return record
+        return split_elements(record)[index]
 
 
 class Malformed(msgspec.Struct, frozen=True):

@@ -66,6 +66,10 @@ def test_a_null_value_is_malformed() -> None:
     assert reason(None, *HEADERS) == "found a null value (a tombstone), expected the data of a CloudEvent"
 
 
-@pytest.mark.parametrize("value", [b"not json", b"[1]", b"", b"\xff", b'{"tokens":1,"x":' + b"[" * 100_000])
+@pytest.mark.parametrize(
+    "value", [b"not json", b"[1]", b"[", b" [{}, 2", b"", b"\xff", b'{"tokens":1,"x":' + b"[" * 100_000]
+)
 def test_data_that_is_no_json_object_is_invalid_not_malformed(value: bytes) -> None:
-    assert "data" in refusal(one(value, *HEADERS))
+    event = one(value, *HEADERS)
+    assert event.raw == value
+    assert "data" in refusal(event)
