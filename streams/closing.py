@@ -97,7 +97,7 @@ class Closing:
             return None
         watermark_ms = self.table.watermark_ms
         current = self._value(key, window)
-        pending = window.revision > 0 and window.pending()
+        pending = window.revision > 0 and self.table.pending(key)
         if window.revision == 0:
             delta, reason = current, "open"
         elif pending:
@@ -129,15 +129,15 @@ class Closing:
                 f"record {record.offset} is neither partials nor a watermark ({error})",
                 hint="something else writes to this topic; give it to meterline alone",
             ) from None
+        if not 0 <= message.source < len(self.table.sources):
+            raise PartitionStopped(
+                self._topic,
+                self._partition,
+                f"record {record.offset} comes from usage partition {message.source}, but usage has "
+                f"{len(self.table.sources)} partitions",
+                hint="partition counts never change in place; use new topics and a new METERLINE_APP_ID",
+            )
         if isinstance(message, Partials):
-            if message.source >= len(self.table.sources):
-                raise PartitionStopped(
-                    self._topic,
-                    self._partition,
-                    f"record {record.offset} comes from usage partition {message.source}, but usage has "
-                    f"{len(self.table.sources)} partitions",
-                    hint="partition counts never change in place; use new topics and a new METERLINE_APP_ID",
-                )
             for partial in message.items:
                 self._join(message.source, partial)
         else:
@@ -182,12 +182,12 @@ class Closing:
                 self._revise(key, "closed", watermark_ms)
         for key in sorted(table.changed):
             window = table.windows[key]
-            if not window.pending():
+            if not table.pending(key):
                 table.changed.discard(key)
             elif watermark_ms >= window.revised_at_ms + self._stream.revise_every_ms:
                 self._revise(key, "late", watermark_ms)
         for key in sorted(table.take_sealed(watermark_ms)):
-            if table.windows[key].pending():
+            if table.pending(key):
                 self._revise(key, "seal", watermark_ms)
             table.remove(key)
             self.changed[key] = None
@@ -200,6 +200,7 @@ class Closing:
         window.revision += 1
         window.revised_at_ms = watermark_ms
         window.said_events, window.said_digest = events_and_digest(window.shares)
+        window.said_members = len(table.members.get(key, ()))
         window.said_value, window.said_delta, window.said_reason = current, delta, reason
         body = self._document(key, window, current, delta, reason, watermark_ms)
         table.counters.revisions += 1

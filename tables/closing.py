@@ -35,7 +35,7 @@ class WindowState(msgspec.Struct, array_like=True):
     """One window: a share per source partition, and what was last said about it.
 
     revision: the last one, 0 while open. revised_at_ms: the joined watermark then. said_…: what the last revision said.
-    A window has a pending change where events or digest differ from that.
+    `ClosingTable.pending` compares with that.
     """
 
     version: int
@@ -47,10 +47,7 @@ class WindowState(msgspec.Struct, array_like=True):
     said_value: Decimal | None = None
     said_delta: Decimal | None = None
     said_reason: str = ""
-
-    def pending(self) -> bool:
-        """Whether something was counted that no revision has said yet."""
-        return events_and_digest(self.shares) != (self.said_events, self.said_digest)
+    said_members: int = 0
 
 
 @dataclass(slots=True)
@@ -104,6 +101,15 @@ class ClosingTable:
     def watermark_ms(self) -> int:
         """The joined watermark: the minimum over all source partitions; NEVER until each has said something."""
         return min(source.watermark_ms for source in self.sources)
+
+    def pending(self, key: WindowKey) -> bool:
+        """Whether something was counted that no revision of this window has said yet.
+
+        Members are looked at too: the many members of one partial come in pieces, and each carries the whole share.
+        """
+        window = self.windows[key]
+        said = (window.said_events, window.said_digest)
+        return events_and_digest(window.shares) != said or len(self.members.get(key, ())) != window.said_members
 
     def touch(self, key: WindowKey) -> None:
         """The window's state changed."""
@@ -209,7 +215,7 @@ class ClosingTable:
         """Derives what is due when from the restored windows. ends: (end ms, grace ms) per window."""
         for key, window in self.windows.items():
             self._schedule(key, window, *ends[key])
-            if window.revision and window.pending():
+            if window.revision and self.pending(key):
                 self.changed.add(key)
 
     def _schedule(self, key: WindowKey, window: WindowState, end_ms: int, grace_ms: int) -> None:
