@@ -130,6 +130,8 @@ def _once(
     else:
         with stderr.status("starting") as status:
             report = asyncio.run(_until_signal(once(options, base, feed, status.update, check)))
+    if data_dir is None and (report is None or report.good):
+        shutil.rmtree(directory, ignore_errors=True)  # kept only where there is something to look at
     if report is None:
         return 130
     if as_json:
@@ -137,8 +139,6 @@ def _once(
     else:
         _summary(report)
     if report.good:
-        if data_dir is None:
-            shutil.rmtree(directory, ignore_errors=True)
         return 0
     for mismatch in report.mismatches[:SHOWN_MISMATCHES]:
         where, what, expected, found = mismatch
