@@ -5,8 +5,8 @@ transactional batch, parametrised SQL (one partition or across), read feed, part
 
 Owns: what a client of Cosmos DB can see of it: status codes and bodies, request charges, replication between regions,
 last writer wins, throttling, and everything under its data directory.
-Never does: TLS, Entra ID, stored procedures, triggers, change feed, TTL (stored, never acted on), several physical
-partitions per region beyond two fixed ones, consistency levels other than Session and Eventual.
+Never does: TLS, Entra ID, stored procedures, triggers, change feed, throughput offers, TTL (stored, never acted on),
+several physical partitions per region beyond two fixed ones, consistency levels other than Session and Eventual.
 
 Invariants kept here:
 

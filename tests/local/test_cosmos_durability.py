@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from azure.core.exceptions import AzureError
 from azure.cosmos.aio import ContainerProxy, CosmosClient
+from azure.cosmos.exceptions import CosmosHttpResponseError
 
 from local.cosmos.regions import Version
+from local.cosmos.server import CosmosServer
 from local.cosmos.store import Address, Store
 from tests.local.cosmos_account import KEY, REGIONS, Process, client, request, running, windows
 
@@ -23,6 +25,12 @@ def connect(process: Process, region: int = 0, **settings: Any) -> CosmosClient:
     return CosmosClient(
         process.endpoints[region], KEY, multiple_write_locations=True, preferred_locations=[REGIONS[region]], **settings
     )
+
+
+async def state(server: CosmosServer) -> dict[str, Any]:
+    """What the first region says of itself; it waits for no commit."""
+    _, found = await request(server.endpoints[0], "GET", "/_local/state")
+    return dict(found["regions"][0])
 
 
 @pytest.fixture
@@ -138,6 +146,65 @@ async def test_many_writes_of_one_turn_share_a_commit_and_none_is_answered_befor
     store.close()
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("SELECT COUNT(*) FROM resources").fetchone() == (5,)
+
+
+async def test_no_answer_leaves_before_its_transaction_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither that of the write, nor that of a read which saw it."""
+    async with running(tmp_path) as server, client(server) as account:
+        container = await windows(account)
+        held: list[Store] = []
+        finish = Store._finish
+        monkeypatch.setattr(Store, "_finish", lambda store: held.append(store))
+        creating = asyncio.ensure_future(container.create_item({"id": "w1", "subject": "acme", "revision": 1}))
+        while (await state(server))["items"]["meterline/windows"] == 0:
+            pass
+        reading = asyncio.ensure_future(container.read_item("w1", "acme"))
+        for _ in range(5):
+            await state(server)
+        assert held and not creating.done() and not reading.done()
+        monkeypatch.setattr(Store, "_finish", finish)
+        held[0]._finish()
+        assert (await creating)["revision"] == (await reading)["revision"] == 1
+
+
+async def test_a_write_that_cannot_be_committed_is_a_500_and_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as server, client(server) as account:
+        container = await windows(account)
+        finish = Store._finish
+
+        def without_disk(store: Store) -> None:
+            store._db.rollback()
+            finish(store)
+
+        monkeypatch.setattr(Store, "_finish", without_disk)
+        with pytest.raises(CosmosHttpResponseError) as failed:
+            await container.create_item({"id": "w1", "subject": "acme", "revision": 1})
+        assert failed.value.status_code == 500
+        monkeypatch.setattr(Store, "_finish", finish)
+        await container.create_item({"id": "w1", "subject": "acme", "revision": 2})
+
+
+async def test_requests_of_one_moment_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path) as server, client(server) as account:
+        container = await windows(account)
+        commits: list[None] = []
+        finish = Store._finish
+        monkeypatch.setattr(Store, "_finish", lambda store: (commits.append(None), finish(store))[1])
+        await asyncio.gather(*(container.upsert_item({"id": f"w{n}", "subject": "acme"}) for n in range(60)))
+        assert (await state(server))["items"]["meterline/windows"] == 60
+        assert len(commits) < 60
+
+
+async def test_every_commit_is_flushed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    full = 2
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (full,)
+    store.close()
 
 
 async def test_a_failed_operation_leaves_the_others_of_its_turn_alone(tmp_path: Path) -> None:
