@@ -18,8 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +57,23 @@ Feed = Callable[[UsageProducer, Pause], Awaitable[int]]
 Check = Callable[[Rules, Mapping[Key, Expected], int], list[Mismatch]]
 """A further opinion on what the final values must be: rules, windows, partitions of the usage topic."""
 
+Meanwhile = Callable[[list[WorkerProcess]], Coroutine[Any, Any, None]]
+"""What happens to the workers while they work; one that it ends, it takes out of the list. The first stays."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to run. data_dir: where to, not used before. meters: path of the meters file."""
+    """What to run. data_dir: where to, not used before. meters: path of the meters file.
+
+    worker_environ: settings of the workers that win over the stack's, as where they speak to the broker another way.
+    """
 
     data_dir: Path
     meters: Path
     partitions: int = 4
     workers: int = 1
     kafka: str | None = None
+    worker_environ: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,12 @@ class Report:
 
 
 async def once(
-    options: Options, base: Settings, feed: Feed, tell: Callable[[str], None], check: Check | None = None
+    options: Options,
+    base: Settings,
+    feed: Feed,
+    tell: Callable[[str], None],
+    check: Check | None = None,
+    meanwhile: Meanwhile | None = None,
 ) -> Report:
     """Run it. Raises MeterlineError where it cannot be run to its end; nothing is left running in any case."""
     began_s = time.monotonic()
@@ -104,10 +116,12 @@ async def once(
     )
     async with stack:
         web = ports(options.workers)
-        workers = [WorkerProcess(stack, number, port) for number, port in enumerate(web, start=1)]
+        workers = [WorkerProcess(stack, n, port, options.worker_environ) for n, port in enumerate(web, start=1)]
+        started = tuple(workers)
         try:
-            for worker in workers:
+            for worker in started:
                 await worker.start()
+            happening = asyncio.create_task(meanwhile(workers)) if meanwhile is not None else None
             ledger = Ledger(rules)
             async with UsageProducer(stack.settings) as producer:
                 tell("sending usage")
@@ -121,11 +135,13 @@ async def once(
                 due_ms = await _judge_and_tick(stack, rules, ledger, producer)
             tell(f"{sent} events sent; metering, closing, delivering")
             read = ledger.total().get("read", 0)
+            if happening is not None:
+                await happening
             await _until(stack, workers, lambda status: waits_for(status, read, due_ms))
             tell("reading everything back")
             outcome = await _read_back(stack, workers[0])
         finally:
-            await asyncio.gather(*(worker.stop() for worker in workers))
+            await asyncio.gather(*(worker.stop() for worker in started))
     windows = {key: expected for key, expected in ledger.windows().items() if _end_ms(rules, key) <= due_ms}
     found = compare(windows, outcome)
     found += compare_counters(ledger.counters(), outcome.audit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
 class WorkerProcess:
-    """One `app.py worker` on a stack. url: where its dashboard and API are."""
+    """One `app.py worker` on a stack. url: where its dashboard and API are. environ: settings that win over the stack's."""
 
-    def __init__(self, stack: Stack, number: int, port: int) -> None:
+    def __init__(self, stack: Stack, number: int, port: int, environ: Mapping[str, str] | None = None) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self._stack = stack
         self._port = port
+        self._environ = dict(environ or {})
         command = [sys.executable, "-m", "app", "worker"]
         self.process = Child(f"worker {number}", command, log=stack.data_dir / "logs" / f"worker-{number}.log")
 
@@ -37,6 +39,7 @@ class WorkerProcess:
             "METERLINE_WEB_ADVERTISED_URL": self.url,
             "PYTHONPATH": _ROOT,
             "PYTHONUNBUFFERED": "1",
+            **self._environ,
         }
         await self.process.start()
 
