@@ -1,0 +1,139 @@
+"""Seven aggregations: the join of any shares is what adding everything up at once gives (design §5)."""
+
+from __future__ import annotations
+
+import hashlib
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from fractions import Fraction
+from typing import NamedTuple
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from schemas.numbers import format_quantity, quantity
+from schemas.partials import Contribution
+from tables.aggregates import Share, events_and_digest, value
+from tests.streams.stage import AGGREGATIONS
+
+PLAIN = [name for name in AGGREGATIONS if name != "unique_count"]
+
+
+class Counted(NamedTuple):
+    """One counted event: where it lay, when it was, how much."""
+
+    source: int
+    time_ms: int
+    amount: Decimal
+
+
+amounts = st.decimals(min_value=-(10**20) + 1, max_value=10**20 - 1, places=18, allow_nan=False) | st.integers(
+    -3, 3
+).map(Decimal)
+events = st.lists(
+    st.builds(Counted, st.integers(0, 3), st.integers(0, 3), amounts.map(quantity)), min_size=1, max_size=12
+)
+
+
+def shares_of(aggregation: str, counted: list[Counted]) -> dict[int, Contribution]:
+    """Folded per source, in the order of the log: offsets are places in the list, two events to a record."""
+    shares: dict[int, Share] = {}
+    for number, event in enumerate(counted):
+        share = shares.setdefault(event.source, Share(number // 2))
+        digest = int.from_bytes(hashlib.blake2b(b"%d" % number, digest_size=16).digest(), "big")
+        amount = None if aggregation == "count" else event.amount
+        share.fold(aggregation, amount, digest, (event.time_ms, number // 2, number % 2))
+    return {source: share.contribution() for source, share in shares.items()}
+
+
+def directly(aggregation: str, counted: list[Counted]) -> Decimal | Fraction:
+    """The definition, in rational numbers: nothing is rounded."""
+    exact = [Fraction(event.amount) for event in counted]
+    if aggregation == "latest":
+        ranked = [(e.time_ms, e.source, number, e.amount) for number, e in enumerate(counted)]
+        return Fraction(max(ranked)[3])
+    return {
+        "sum": sum(exact, Fraction(0)),
+        "count": Fraction(len(exact)),
+        "min": min(exact),
+        "max": max(exact),
+        "avg": sum(exact, Fraction(0)) / len(exact),
+    }[aggregation]
+
+
+@pytest.mark.parametrize("aggregation", PLAIN)
+@settings(max_examples=200, deadline=None)
+@given(counted=events)
+@example(counted=[Counted(0, 0, Decimal("99999999999999999999.999999999999999999"))] * 3)
+@example(counted=[Counted(0, 0, Decimal("1")), Counted(1, 0, Decimal("-1"))])
+def test_the_join_of_any_split_over_sources_is_the_direct_computation(aggregation: str, counted: list[Counted]) -> None:
+    joined = value(aggregation, shares_of(aggregation, counted), 0)
+    expected = directly(aggregation, counted)
+    if aggregation == "avg":
+        expected = rounded(Fraction(expected))
+    assert Fraction(joined) == expected
+    assert "E" not in format_quantity(joined)
+
+
+def rounded(exact: Fraction) -> Fraction:
+    """To 34 digits, half to even, once."""
+    context = Context(prec=34, rounding=ROUND_HALF_EVEN)
+    return Fraction(context.divide(Decimal(exact.numerator), Decimal(exact.denominator)))
+
+
+@pytest.mark.parametrize("aggregation", PLAIN)
+@settings(max_examples=60, deadline=None)
+@given(counted=events)
+def test_a_share_is_the_same_after_a_checkpoint(aggregation: str, counted: list[Counted]) -> None:
+    """Each event folded into a share that was written and read again."""
+    kept: dict[int, Contribution] = {}
+    for number, event in enumerate(counted):
+        share = Share.of(kept[event.source]) if event.source in kept else Share(number // 2)
+        digest = int.from_bytes(hashlib.blake2b(b"%d" % number, digest_size=16).digest(), "big")
+        amount = None if aggregation == "count" else event.amount
+        share.fold(aggregation, amount, digest, (event.time_ms, number // 2, number % 2))
+        kept[event.source] = share.contribution()
+    assert kept == shares_of(aggregation, counted)
+
+
+def test_a_unique_count_is_the_size_of_the_united_set() -> None:
+    assert value("unique_count", {0: Contribution(9, bytes(16), 0, 9)}, 4) == Decimal(4)
+
+
+def test_sums_are_exact_where_binary_floats_are_not() -> None:
+    counted = [Counted(number % 3, 0, Decimal("0.1")) for number in range(1000)]
+    assert value("sum", shares_of("sum", counted), 0) == Decimal("100")
+
+
+def test_latest_breaks_ties_by_time_then_source_then_offset_then_index() -> None:
+    tied = [Counted(0, 5, Decimal(1)), Counted(1, 5, Decimal(2)), Counted(1, 5, Decimal(3)), Counted(0, 5, Decimal(4))]
+    assert value("latest", shares_of("latest", tied), 0) == Decimal(3), "source 1, its last"
+    assert value("latest", shares_of("latest", tied[:1] + tied[3:]), 0) == Decimal(4), "the later offset"
+    within = [Counted(0, 5, Decimal(1)), Counted(0, 5, Decimal(2))]
+    assert value("latest", shares_of("latest", within), 0) == Decimal(2), "the later place in the envelope"
+    earlier = [Counted(0, 5, Decimal(1)), Counted(0, 4, Decimal(2))]
+    assert value("latest", shares_of("latest", earlier), 0) == Decimal(1)
+
+
+def test_an_average_of_thirds_has_34_digits() -> None:
+    counted = [Counted(0, 0, Decimal(amount)) for amount in (1, 0, 0)]
+    assert format_quantity(value("avg", shares_of("avg", counted), 0)) == "0." + "3" * 34
+
+
+@settings(max_examples=100, deadline=None)
+@given(events, st.integers(0, 1 << 30))
+def test_events_and_digests_add_up_over_any_split(counted: list[Counted], salt: int) -> None:
+    moved = [event._replace(source=(event.source + salt) % 5) for event in counted]
+    assert events_and_digest(shares_of("count", counted)) == events_and_digest(shares_of("count", moved))
+    assert events_and_digest(shares_of("count", counted))[0] == len(counted)
+
+
+def test_a_digest_tells_which_events_were_counted_and_how_often() -> None:
+    counted = [Counted(0, 0, Decimal(1))] * 3
+    assert events_and_digest(shares_of("count", counted))[1] != events_and_digest(shares_of("count", counted[:2]))[1]
+    twice = Share(0)
+    for _ in range(2):
+        twice.fold("count", None, 7, (0, 0, 0))
+    assert twice.digest == 14, "added, not XORed: a pair does not vanish"
+    twice.fold("count", None, (1 << 128) - 1, (0, 0, 0))
+    assert twice.digest == 13

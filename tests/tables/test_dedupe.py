@@ -1,0 +1,140 @@
+"""A duplicate is known exactly as long as the time it was counted with is not too late (design §4)."""
+
+from __future__ import annotations
+
+import random
+
+from tables.dedupe import KnownIds
+from tests import pictures
+from tests.usage import MINUTE, NOON, definitions, meter, usage
+from tests.world import MeteringProcess, World
+
+CORRECT_FOR = 60 * MINUTE
+DEFINITIONS = definitions({"stream": {"max_delay": "none", "correct_for": "PT1H"}, "meters": [meter("total")]})
+
+
+def fates(*steps: tuple[str, int]) -> tuple[MeteringProcess, list[str]]:
+    """Each step is an id and a minute: an event of that time, or `tick`; what became of each event."""
+    world = World(DEFINITIONS)
+    process = MeteringProcess(world)
+    found = []
+    for id, minute in steps:
+        if id == "tick":
+            world.tick(NOON + minute * MINUTE)
+        else:
+            world.use(usage(id, NOON + minute * MINUTE, n=1), at_ms=NOON + 1000 * MINUTE)
+        before = process.table.ledger.describe()
+        process.read()
+        after = process.table.ledger.describe()
+        names = ("counted", "duplicate", "dead_lettered_too_late")
+        found += [name for name in names if after.get(name, 0) > before.get(name, 0)]
+    return process, found
+
+
+def test_the_second_of_two_is_a_duplicate() -> None:
+    assert fates(("a", 0), ("a", 0), ("b", 0))[1] == ["counted", "duplicate", "counted"]
+
+
+def test_source_and_id_together_tell_events_apart() -> None:
+    world = World(DEFINITIONS)
+    for source, id in (("s", "12"), ("s1", "2"), ("s", "1"), ("1:s", "1"), ("s", "12")):
+        world.use(usage(id, n=1, source=source))
+    process = MeteringProcess(world)
+    process.read()
+    assert (process.table.ledger.counted, process.table.ledger.duplicate) == (4, 1)
+
+
+def test_an_id_is_known_up_to_the_last_moment_its_time_is_not_too_late() -> None:
+    assert fates(("a", 0), ("tick", 60), ("a", 60))[1] == ["counted", "duplicate"]
+
+
+def test_a_retry_stamped_anew_after_that_is_a_new_event() -> None:
+    world = World(DEFINITIONS)
+    world.use(usage("a", NOON, n=1))
+    world.tick(NOON + CORRECT_FOR + 1)
+    world.use(usage("a", NOON + CORRECT_FOR + 1, n=1), at_ms=NOON + 1000 * MINUTE)
+    world.use(usage("a", NOON + CORRECT_FOR + 1, n=1), at_ms=NOON + 1000 * MINUTE)
+    process = MeteringProcess(world)
+    process.read()
+    assert (process.table.ledger.counted, process.table.ledger.duplicate) == (2, 1)
+
+
+def test_the_same_event_again_after_that_is_too_late_and_never_counted_twice() -> None:
+    assert fates(("a", 0), ("tick", 61), ("a", 0))[1] == ["counted", "dead_lettered_too_late"]
+
+
+def test_only_counted_ids_are_known() -> None:
+    world = World(DEFINITIONS)
+    world.use(usage("a", n="not a number"))
+    world.use(usage("a", n=1))
+    world.use(usage("b", type="unheard.of"))
+    world.use(usage("b", n=1))
+    process = MeteringProcess(world)
+    process.read()
+    assert (process.table.ledger.counted, process.table.ledger.duplicate) == (2, 0)
+
+
+def test_a_duplicate_is_a_duplicate_with_the_time_that_was_counted_not_with_its_own() -> None:
+    _, found = fates(("a", 0), ("a", 30), ("tick", 61), ("a", 61))
+    assert found == ["counted", "duplicate", "counted"], "the duplicate's own time keeps nothing alive"
+
+
+def test_eviction_is_housekeeping_whether_swept_or_not_nothing_is_decided_otherwise() -> None:
+    """Two memories, one swept at every step, one never: they know the same."""
+    rng = random.Random(7)
+    swept, kept = KnownIds(CORRECT_FOR), KnownIds(CORRECT_FOR)
+    watermark_ms = NOON
+    for _ in range(3000):
+        watermark_ms += rng.choice([0, 0, 1, MINUTE, 7 * MINUTE])
+        digest = bytes([rng.randrange(40)]) * 16
+        swept.evict(watermark_ms)
+        assert swept.knows(digest, watermark_ms) == kept.knows(digest, watermark_ms)
+        if not kept.knows(digest, watermark_ms):
+            time_ms = watermark_ms - rng.randrange(CORRECT_FOR + 1)
+            swept.add(digest, time_ms)
+            kept.add(digest, time_ms)
+    assert len(swept) <= len(kept)
+
+
+def test_memory_is_bounded_by_time_not_by_the_length_of_the_log() -> None:
+    ids = KnownIds(CORRECT_FOR)
+    most = 0
+    for number in range(20_000):
+        time_ms = NOON + number * 1000
+        ids.add(number.to_bytes(16, "big"), time_ms)
+        ids.evict(time_ms)
+        most = max(most, len(ids))
+    assert most <= 3600 + CORRECT_FOR // 96 // 1000 + 1
+    assert len(ids.units()) <= 98
+
+
+def test_an_id_forgotten_and_counted_again_is_restored_with_its_later_time() -> None:
+    ids = KnownIds(CORRECT_FOR)
+    digest = b"x" * 16
+    ids.add(digest, NOON)
+    early = list(ids.touched())
+    ids.evict(NOON + 2 * CORRECT_FOR)
+    ids.add(digest, NOON + 2 * CORRECT_FOR)
+    late = list(ids.touched())
+    for pieces in (early + late, late + early):
+        again = KnownIds(CORRECT_FOR)
+        for piece in pieces:
+            again.restore(piece.value or b"")
+        assert again.knows(digest, NOON + 3 * CORRECT_FOR)
+
+
+def test_what_is_known_survives_a_checkpoint() -> None:
+    process, _ = fates(*[(str(number), number % 50) for number in range(200)])
+    process.checkpoint()
+    before = pictures.known_ids(process.table, CORRECT_FOR)
+    assert len(before) == 200
+    assert pictures.known_ids(MeteringProcess(process.world).table, CORRECT_FOR) == before
+
+
+def test_times_before_1970_are_times_like_others() -> None:
+    ids = KnownIds(CORRECT_FOR)
+    ids.add(b"x" * 16, -5)
+    (entry,) = ids.touched()
+    again = KnownIds(CORRECT_FOR)
+    again.restore(entry.value or b"")
+    assert again.knows(b"x" * 16, CORRECT_FOR - 5) and not again.knows(b"x" * 16, CORRECT_FOR - 4)
