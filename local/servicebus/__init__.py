@@ -6,10 +6,11 @@ Never: topics and subscriptions, transactions, the management REST interface, AM
 event hubs over AMQP. It is one namespace with one key, for one machine; it is no production broker.
 Keeps: what is acknowledged is on disk (store.py), and a message id is stored once per duplicate window (design.md 2.7).
 
-    server.py       configuration, the turn: deliver, commit, tell          connection.py   a client's connection
-    nodes.py        what links attach to                                    links.py        credit and deliveries
-    entities.py     a queue's rules, pure                                   message.py      a message's sections
-    store.py        SQLite                                                  codec.py        bytes
-    cbs.py          tokens        management.py   $management               errors.py       Azure's words
-    eventhubs.py    the bridge    kafka.py        its Kafka side
+    server.py       configuration; the turn: deliver, commit, tell      codec.py        bytes
+    connection.py   a client's connection                               message.py      a message's sections
+    session.py      its links and windows                               errors.py       Azure's words
+    links.py        credit and deliveries                               cbs.py          tokens
+    nodes.py        what links attach to                                management.py   $management
+    entities.py     a queue's rules, pure (entry.py: one message)       eventhubs.py    the bridge
+    store.py        SQLite                                              kafka.py        its Kafka side
 """

@@ -25,7 +25,7 @@ from .links import AttachRequest, Inbound, Outbound
 from .message import Reply, Request
 
 if TYPE_CHECKING:
-    from .connection import Session
+    from .session import Session
 
 log = logging.getLogger(__name__)
 

@@ -78,7 +78,12 @@ class KafkaForwarder:
                 self._consumer.assign([where])
                 self._consumer.seek(where, end - 1)
                 try:
-                    last_ms = (await asyncio.wait_for(self._consumer.getone(where), _PEEK_S)).timestamp
+                    # A fetch knows the end too, and better than Tansu, whose ListOffsets takes a batch for one record.
+                    at = end - 1
+                    while at < end:
+                        record = await asyncio.wait_for(self._consumer.getone(where), _PEEK_S)
+                        at, last_ms = record.offset + 1, record.timestamp
+                        end = max(end, self._consumer.highwater(where) or 0)
                 except TimeoutError:
                     pass  # a transaction's marker may be last; the offsets are right all the same
                 self._consumer.unsubscribe()

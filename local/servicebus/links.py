@@ -18,7 +18,7 @@ from . import codec, errors
 from .errors import Refusal
 
 if TYPE_CHECKING:
-    from .connection import Session
+    from .session import Session
 
 MAX_MESSAGE_BYTES = 256 * 1024  # Standard tier, azure.md 3.1
 PREFETCH = 1000  # deliveries a client may have on their way to us

@@ -11,7 +11,8 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from . import codec, errors, message
-from .entities import Entity, Entry
+from .entities import Entity
+from .entry import Entry
 from .errors import Refusal
 from .message import Reply, Request
 from .nodes import rendered

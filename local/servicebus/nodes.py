@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 from . import codec, errors, message
 from .cbs import path_of
 from .codec import DecodeError
-from .entities import Entity, Entry
+from .entities import Entity
+from .entry import Entry
 from .errors import Refusal
 from .links import AttachRequest, Inbound, Outbound
 from .message import Reply, Request
 from .store import Store
 
 if TYPE_CHECKING:
-    from .connection import Session
+    from .session import Session
 
 SESSION_FILTER = "com.microsoft:session-filter"
 _TICKS_OF_1970 = 621_355_968_000_000_000  # .NET counts 100 ns since the year 1

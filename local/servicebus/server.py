@@ -22,7 +22,7 @@ from pathlib import Path
 
 from . import cbs, errors
 from .cbs import Authority
-from .connection import Connection, Session
+from .connection import Connection
 from .entities import Entity
 from .errors import Refusal
 from .eventhubs import EventHubs
@@ -30,6 +30,7 @@ from .links import AttachRequest, Link
 from .management import Management
 from .message import Reply, Request
 from .nodes import QueueSink, QueueSource, ReplySource, RequestSink
+from .session import Session
 from .store import Store
 
 log = logging.getLogger(__name__)

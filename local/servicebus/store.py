@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import codec
-from .entities import Entry, State
+from .entry import Entry, State
 from .message import Incoming
 
 _SCHEMA = """

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local.servicebus import codec
-from local.servicebus.entities import Entity, State
+from local.servicebus.entities import Entity
+from local.servicebus.entry import State
 from local.servicebus.errors import Refusal
 from local.servicebus.message import Incoming
 from local.servicebus.store import Store

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
 from azure.eventhub import EventData, TransportType
 from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub.exceptions import AuthenticationError, ConnectError, EventDataSendError, EventHubError
 
+from local.broker import Broker
+from local.process import free_port
 from local.servicebus import codec
 from local.servicebus.errors import Refusal
 from local.servicebus.eventhubs import Event, EventHubs, Extent, event_of, hash_code
@@ -243,12 +246,28 @@ def test_a_body_that_is_no_bytes_keeps_its_amqp_encoding() -> None:
 
 
 async def test_a_real_kafka_holds_what_was_acknowledged(tmp_path: Path, kafka: KafkaCluster) -> None:
+    await _there_and_back(tmp_path, kafka.bootstrap)
+
+
+async def test_laptop_modes_broker_holds_what_was_acknowledged(tmp_path: Path) -> None:
+    async with Broker(tmp_path) as broker:
+        await _there_and_back(tmp_path, broker.bootstrap)
+
+
+async def test_a_broker_that_is_away_stops_the_start_and_says_so(tmp_path: Path) -> None:
+    unused = free_port()
+    configuration = config(tmp_path, event_hubs={"usage": "usage"}, kafka_bootstrap=f"127.0.0.1:{unused}")
+    with pytest.raises(KafkaError, match=str(unused)):
+        await ServiceBusServer(configuration).start()
+
+
+async def _there_and_back(tmp_path: Path, bootstrap: str) -> None:
     topic = "bridge-usage"
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     await admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
     await admin.close()
-    configuration = config(tmp_path, event_hubs={"usage": topic}, kafka_bootstrap=kafka.bootstrap)
+    configuration = config(tmp_path, event_hubs={"usage": topic}, kafka_bootstrap=bootstrap)
     server = ServiceBusServer(configuration)
     await server.start()
     try:
@@ -262,7 +281,7 @@ async def test_a_real_kafka_holds_what_was_acknowledged(tmp_path: Path, kafka: K
             assert extent["last_enqueued_sequence_number"] >= 1 and not extent["is_empty"]
     finally:
         await server.close()
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
     await consumer.start()
     try:
         consumer.assign([TopicPartition(topic, number) for number in range(PARTITIONS)])

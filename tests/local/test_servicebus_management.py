@@ -10,6 +10,10 @@ import pytest
 from azure.servicebus import ServiceBusMessage, ServiceBusMessageState, ServiceBusReceiveMode, ServiceBusSubQueue
 from azure.servicebus.exceptions import MessageNotFoundError, ServiceBusError, SessionLockLostError
 
+from local.servicebus import codec
+from local.servicebus.errors import Refusal
+from local.servicebus.management import Management
+from local.servicebus.message import Request
 from tests.local.servicebus_world import World, bodies, body, world
 
 DEAD = ServiceBusSubQueue.DEAD_LETTER
@@ -57,6 +61,8 @@ async def test_a_deferred_message_is_only_had_by_its_number(bus: World) -> None:
     async with bus.client.get_queue_receiver("plain") as receiver:
         (deferred,) = await receiver.receive_deferred_messages(number)
         assert body(deferred) == b"0"
+        annotations = deferred.raw_amqp_message.delivery_annotations or {}
+        assert annotations[b"x-opt-lock-token"] == deferred.lock_token  # where Go's SDK looks for it
         with pytest.raises(MessageNotFoundError):
             await receiver.receive_deferred_messages(number)  # locked now
         await receiver.abandon_message(deferred)
@@ -189,3 +195,26 @@ async def test_the_state_of_a_session_is_only_for_its_holder(bus: World) -> None
         bus.later(61)
         with pytest.raises(SessionLockLostError):
             await receiver.session.set_state(b"x")
+
+
+async def test_a_session_may_be_named_by_its_link_as_gos_sdk_does(bus: World) -> None:
+    await bus.send("invoicing", *numbered(1, "s"))
+    async with bus.client.get_queue_receiver("invoicing", session_id="s") as receiver:
+        (message,) = await receiver.receive_messages(1, max_wait_time=5)
+        await receiver.defer_message(message)
+        entity = bus.server._entities["invoicing"]
+        (link,) = bus.server._receivers[entity]
+        assert bus.server._store is not None
+        sessions = {link.request.name: "s"}
+        management = Management(
+            entity, bus.server._store, bus.server.now_ms, None, lambda owner: owner is link, sessions.get
+        )
+        numbers = codec.map_of([(codec.string("sequence-numbers"), codec.array_of([codec.wide_long(1)]))])
+        for name, found in (("another link", False), (link.request.name, True)):
+            properties = {"operation": b"com.microsoft:receive-by-sequence-number", "associated-link-name": name}
+            asked = Request(codec.NULL, None, properties, codec.decode(numbers), numbers)
+            if found:
+                assert management.answer(asked, lambda reply: None).status == 200
+            else:
+                with pytest.raises(Refusal, match="session lock"):
+                    management.answer(asked, lambda reply: None)
