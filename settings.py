@@ -62,6 +62,8 @@ class Settings:
     cosmos_revisions_container: str = "revisions"
     meters: str = "meters.yaml"
     """Path of the meters file."""
+    cosmos_preferred_regions: str | None = None
+    """Names of the account's regions in the order to use them, comma-separated; the account's own order otherwise."""
     web_host: str = "127.0.0.1"
     web_port: int = 6066
     web_advertised_url: str | None = None

@@ -148,7 +148,7 @@ def well_formed(event: Any) -> bool:
 
 def reading(meter: MeterRule, event: Mapping[str, Any]) -> tuple[Any, tuple[tuple[str, str], ...]]:
     """(value, group) of an event for a meter. Raises `Invalid` where it cannot be counted (design §4, §5, §6)."""
-    subject, data = event.get("subject"), event.get("data")
+    subject, data = event.get("subject"), event.get("data", {} if meter.aggregation == "count" else None)
     if not subject or len(subject.encode()) > 512 or not isinstance(data, dict):
         raise Invalid
     group = tuple((name, _group_value(_at(data, pointer))) for name, pointer in meter.group_by)

@@ -75,11 +75,12 @@ class _Plan(NamedTuple):
     """The meters of one event type.
 
     reads: what to read of the data, each once, into a slot; slot 0 is empty. meters: each with the slots of its group,
-    its quantity and its member.
+    its quantity and its member. needs_data: whether any meter reads a value; a count of events needs none.
     """
 
     reads: tuple[tuple[Callable[[Any, dict[str, object]], object], _Place | _Dimensions], ...]
     meters: tuple[tuple[Meter, int, int, int], ...]
+    needs_data: bool
 
 
 class Reader:
@@ -97,7 +98,7 @@ class Reader:
 
         Raises DataError("invalid", …), with what was found and expected, if it cannot be counted in all of them: a time
         that is missing, no RFC 3339 time with zone, or before 1970; a subject that is missing, empty or over 512 bytes;
-        data that is missing, no JSON object, or has a key twice; a value that is missing, no quantity, or below the
+        data that is missing where a value is read, no JSON object, or has a key twice; a value that is missing, no quantity, or below the
         meter's minimum; a group value that is no scalar or over 512 bytes. A dimension that is missing is "", as is
         null.
         """
@@ -108,7 +109,7 @@ class Reader:
         subject = event.subject
         if not subject or len(subject) * 4 > SUBJECT_BYTES:
             subject = _subject(subject)
-        data = _data(event)
+        data = _data(event) if plan.needs_data or event.data or event.data_base64 is not None else {}
         slots: list[Any] = [None]
         for read, place in plan.reads:
             slots.append(read(place, data))
@@ -143,7 +144,7 @@ def _compile(meters: tuple[Meter, ...]) -> _Plan:
                 number = slot(_quantity, (value, meter.minimum), place)
         dimensions = _Dimensions(tuple(_place(name, pointer) for name, pointer in meter.group_by), {})
         rows.append((meter, slot(_group, meter.group_by, dimensions), number, member))
-    return _Plan(tuple(reads), tuple(rows))
+    return _Plan(tuple(reads), tuple(rows), any(meter.value is not None for meter in meters))
 
 
 def _place(whose: str, pointer: Pointer, minimum: Decimal | None = None) -> _Place:

@@ -22,7 +22,9 @@ def parse_rfc3339(text: str) -> int:
     year, month, day, hour, minute, second, fraction, _zulu, sign, zone_h, zone_m = match.groups()
     leap = second == "60"
     try:
-        moment = datetime(int(year), int(month), int(day), int(hour), int(minute), 59 if leap else int(second), tzinfo=UTC)
+        moment = datetime(
+            int(year), int(month), int(day), int(hour), int(minute), 59 if leap else int(second), tzinfo=UTC
+        )
     except ValueError as error:
         raise ValueError(f"{text[:64]!r} is not a time: {error}") from None
     ms = int(moment.timestamp()) * 1000 + (1000 if leap else int((fraction or "0").ljust(3, "0")[:3]))
@@ -37,10 +39,11 @@ def parse_rfc3339(text: str) -> int:
 def format_rfc3339(ms: int) -> str:
     """RFC 3339 in UTC; milliseconds only where there are some: `2026-01-31T12:00:00Z`, `2026-01-31T12:00:00.250Z`."""
     seconds, rest = divmod(ms, 1000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
     return f"{text}.{rest:03d}Z" if rest else f"{text}Z"
 
 
 def format_basic(ms: int) -> str:
     """ISO 8601 basic format in UTC, `20260131T120000Z`: a window's start inside an id."""
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+    text = datetime.fromtimestamp(ms // 1000, UTC).replace(tzinfo=None).isoformat()
+    return text.replace("-", "").replace(":", "") + "Z"

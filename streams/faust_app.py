@@ -110,7 +110,8 @@ def _sinks(settings: Settings) -> list[Sink]:
     if settings.servicebus_connection_string or settings.servicebus_namespace:
         sinks.append(ServiceBusSink(settings))
     if settings.cosmos_endpoint:
-        sinks.append(CosmosSink(settings))
+        regions = (settings.cosmos_preferred_regions or "").split(",")
+        sinks.append(CosmosSink(settings, [region.strip() for region in regions if region.strip()]))
     return sinks
 
 

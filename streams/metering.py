@@ -217,10 +217,6 @@ class Metering:
     def _dead(self, reason: str, detail: str, record: Record, event: RawEvent | Malformed) -> None:
         self.table.ledger.dead(reason)
         known = event if isinstance(event, RawEvent) else None
-        value = record.value or b""
-        whole = (
-            known is not None and bytes(known.data) == value
-        )  # binary mode: all data, though it may look like an envelope
         self.dead_letters.append(
             DeadLetter(
                 reason=reason,
@@ -230,7 +226,7 @@ class Metering:
                 offset=record.offset,
                 index=event.index,
                 recorded_ms=record.timestamp_ms,
-                original=value if whole else event.raw,
+                original=event.raw,
                 event_id=known.id if known else None,
                 event_source=known.source if known else None,
                 event_type=known.type if known else None,

@@ -149,3 +149,11 @@ def test_what_was_read_before_changes_no_group() -> None:
     assert [dict(reader.measure(with_data(text)).measurements[0].group)["g"] for text in many] == [
         str(number) for number in range(5000)
     ]
+
+
+def test_a_count_of_events_needs_no_data() -> None:
+    event = one(
+        b'{"specversion":"1.0","id":"1","source":"s","type":"api.request","subject":"who","time":"2026-01-31T12:00:00Z"}'
+    )
+    (measurement,) = measure(event, a_meter("count", None, group_by={"model": "/model"})).measurements
+    assert measurement.group == (("model", ""),)
