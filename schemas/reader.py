@@ -98,9 +98,9 @@ class Reader:
 
         Raises DataError("invalid", …), with what was found and expected, if it cannot be counted in all of them: a time
         that is missing, no RFC 3339 time with zone, or before 1970; a subject that is missing, empty or over 512 bytes;
-        data that is missing where a value is read, no JSON object, or has a key twice; a value that is missing, no quantity, or below the
-        meter's minimum; a group value that is no scalar or over 512 bytes. A dimension that is missing is "", as is
-        null.
+        data that is missing where a value is read, is no JSON object, or has a key twice; a value that is missing, no
+        quantity, or below the meter's minimum; a group value that is no scalar or over 512 bytes. A dimension that is
+        missing is "", as is null.
         """
         plan = self._plans.get(event.type)
         if plan is None:

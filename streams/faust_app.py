@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import faust
-from sinks.cosmos import CosmosSink
 from yarl import URL
 
 import settings as configuration
@@ -14,6 +13,7 @@ from schemas.errors import ConfigurationError, MeterlineError
 from schemas.meters import load as load_meters
 from settings import Settings
 from sinks.contract import Sink
+from sinks.cosmos import CosmosSink
 from sinks.servicebus import ServiceBusSink
 from streams.agents import consumer_thread, install
 from streams.start_over import StartOver
