@@ -107,7 +107,10 @@ class Courier:
 
     async def _deliver(self, revisions: Sequence[Revision]) -> Sequence[Outcome]:
         try:
-            return await self.sink.deliver(revisions)
+            outcomes = await self.sink.deliver(revisions)
+            if len(outcomes) != len(revisions):
+                raise ValueError(f"{len(outcomes)} outcomes for {len(revisions)} revisions")
+            return outcomes
         except Exception as error:  # a sink should not raise; if one does, nothing is lost and it shows
             log.exception("%s raised, which its contract forbids", self.sink.name)
             return [Outcome("retry", f"{type(error).__name__} in the sink")] * len(revisions)
