@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from collections import Counter
 from decimal import Context, Decimal, Inexact
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import orjson
 
 from local.ledger import Key, Ledger
 from local.reading import Record as Judged
 from local.reading import Rules, parse_time
+from schemas import partials as wire
 from schemas.errors import BrokerError
 from sinks.contract import DELIVERED, retry
 from tables.effects import Commit, Effect, Produce
@@ -59,7 +62,15 @@ class Road:
         self.zombies: list[MeteringProcess | ClosingProcess] = []
         self.alarms: list[str] = []
 
-    def live(self, steps: int = 45) -> None:
+    def run(self) -> Road:
+        """All of its life, with records so small that a partial's members travel in pieces."""
+        limit = self.rng.choice([64, 64, 400, wire.RECORD_MAX])
+        with mock.patch.object(wire, "pack", partial(wire.pack, limit=limit)):
+            self._live(45)
+            self._end()
+        return self
+
+    def _live(self, steps: int) -> None:
         """Chance decides who does what next, and what befalls it."""
         rng, world = self.rng, self.world
         for _ in range(steps):
@@ -81,7 +92,7 @@ class Road:
                 else:
                     self._replace(place)
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """Ticks far ahead seal every window; new owners bring everything home; then the judgement."""
         world = self.world
         for partition in range(world.sources):
@@ -171,7 +182,7 @@ class Road:
         rng, world, now = self.rng, self.world, NOON
         known: list[dict[str, Any]] = []
         for _ in range(records):
-            now += rng.choice([0, 1, 2, 5, 20, 30, 90]) * SECOND
+            now += rng.choice([0, 1, 2, 5, 20, 40, 90]) * SECOND
             chance = rng.random()
             if chance < 0.06:
                 world.use(rng.choice([b"not json", b"[]", b"{}", b"null"]), partition=partition, at_ms=now)

@@ -68,9 +68,7 @@ def test_a_digest_is_that_of_the_ids_in_whatever_order_and_partition() -> None:
 
 def test_replaying_the_partials_gives_the_same_revisions_byte_for_byte() -> None:
     for seed in range(40):
-        road = Road(seed)
-        road.live()
-        road.end()
+        road = Road(seed).run()
         world = road.world
         delivered = {revision.message_id: revision.body for revision in world.received["cosmos"]}
         replayed: dict[str, bytes] = {}
@@ -83,9 +81,7 @@ def test_replaying_the_partials_gives_the_same_revisions_byte_for_byte() -> None
 
 def test_replaying_usage_from_nothing_gives_the_same_final_values_events_and_digests() -> None:
     for seed in range(40):
-        road = Road(seed)
-        road.live()
-        road.end()
+        road = Road(seed).run()
         again = World(road.world.definitions, road.world.sources, road.world.targets)
         for partition in range(again.sources):
             again.logs[USAGE, partition] = road.world.logs[USAGE, partition]

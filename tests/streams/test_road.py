@@ -9,16 +9,14 @@ import pytest
 
 from tests.streams.road import Road
 
-WORLDS, AT_ONCE = 1000, 50
+WORLDS, AT_ONCE = 2000, 100
 
 
 @pytest.mark.parametrize("first", range(0, WORLDS, AT_ONCE))
 def test_final_values_events_and_counters_are_the_independent_ledgers(first: int) -> None:
     for seed in range(first, first + AT_ONCE):
         try:
-            road = Road(seed)
-            road.live()
-            road.end()
+            Road(seed).run()
         except Exception as error:
             error.add_note(f"in the world of seed {seed}")
             raise
