@@ -9,7 +9,7 @@ import pytest
 
 from tests.streams.road import Road
 
-WORLDS, AT_ONCE = 2000, 100
+WORLDS, AT_ONCE = 1500, 100
 
 
 @pytest.mark.parametrize("first", range(0, WORLDS, AT_ONCE))
