@@ -160,7 +160,8 @@ class Metering:
         except ValueError:
             ledger.ticks_refused += 1
             return
-        if time_ms > record.timestamp_ms + self.definitions.stream.future_tolerance_ms:
+        limit_ms = record.timestamp_ms + self.definitions.stream.future_tolerance_ms
+        if not 0 <= time_ms <= limit_ms:  # before 1970 no event is valid, and in year 0 no document can say it
             ledger.ticks_refused += 1
             return
         ledger.ticks += 1

@@ -147,8 +147,10 @@ def test_a_tick_ahead_of_its_record_is_refused_beyond_the_tolerance() -> None:
     assert (partition.watermark, ledger.ticks, ledger.ticks_refused, ledger.read) == (5 * MINUTE, 1, 1, 0)
 
 
-@pytest.mark.parametrize("time", [None, "", "now", "2026-01-01T12:00:00"])
-def test_a_tick_without_a_time_is_refused_and_apart_from_the_equation(time: str | None) -> None:
+@pytest.mark.parametrize(
+    "time", [None, "", "now", "2026-01-01T12:00:00", "0001-01-01T00:00:00+23:59", "1969-12-31T23:59:59Z"]
+)
+def test_a_tick_without_a_valid_time_is_refused_and_apart_from_the_equation(time: str | None) -> None:
     partition = Partition()
     assert partition.fate(usage("t", type="meterline.tick") | {"time": time}) == "ticks_refused"
     assert partition.process.table.ledger.read == 0 and partition.process.stage.dead_letters == []

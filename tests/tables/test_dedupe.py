@@ -108,6 +108,22 @@ def test_memory_is_bounded_by_time_not_by_the_length_of_the_log() -> None:
     assert len(ids.units()) <= 98
 
 
+def test_a_partition_forgets_as_its_watermark_moves_on() -> None:
+    process, _ = fates(*[(str(number), number) for number in range(50)], ("tick", 1000))
+    assert len(process.table.ids) == 0
+
+
+def test_an_id_counted_again_outlives_the_sweep_of_its_first_time() -> None:
+    """The first bucket still stands when the id is known no longer, is counted anew, and only then is swept."""
+    ids = KnownIds(CORRECT_FOR)
+    digest = b"x" * 16
+    ids.add(digest, NOON)
+    assert not ids.knows(digest, NOON + CORRECT_FOR + 1)
+    ids.add(digest, NOON + CORRECT_FOR)
+    ids.evict(NOON + CORRECT_FOR + MINUTE)
+    assert ids.knows(digest, NOON + 2 * CORRECT_FOR)
+
+
 def test_an_id_forgotten_and_counted_again_is_restored_with_its_later_time() -> None:
     ids = KnownIds(CORRECT_FOR)
     digest = b"x" * 16
