@@ -18,7 +18,7 @@ from typing import Any
 from local.checking import Mismatch
 from local.ledger import Expected, Key, Ledger
 from local.reading import Record, Rules
-from transport.sending import partition_for
+from schemas.hashing import partition_for
 
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?\Z", re.ASCII)
 _PLACE = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")

@@ -17,8 +17,8 @@ from typing import Any
 import orjson
 
 from local.reading import MeterRule, Rules
+from schemas.hashing import partition_for
 from schemas.times import format_rfc3339
-from transport.sending import partition_for
 
 TENANTS = (
     "contoso",

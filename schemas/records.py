@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 Headers = Sequence[tuple[str, bytes]]
@@ -28,6 +28,11 @@ class Batch(NamedTuple):
     start: int
     end: int
     records: Sequence[Record]
+
+    def unread(self, position: int) -> Iterator[Record]:
+        """The records from `position` on. A batch that begins behind it is never read over the gap (design §2.4)."""
+        assert self.start <= position, f"a batch that begins at {self.start} leaves a gap behind {position}"
+        return (record for record in self.records if record.offset >= position)
 
 
 class Out(NamedTuple):

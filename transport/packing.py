@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from transport.sending import partition_for
+from schemas.hashing import partition_for
 
 ENVELOPE_BYTES = 64_000
 """Under 64 KiB, with room for the key and the record's own bytes."""

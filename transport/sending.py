@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, errors
-from aiokafka.partitioner import murmur2
 
 from schemas.errors import SendFailed
 from schemas.events import tick
@@ -22,12 +20,6 @@ from transport.client import client_options, diagnose, missing_topic
 LINGER_MS = 10
 MAX_BATCH_BYTES = 262_144
 MAX_UNACKNOWLEDGED = 2_000
-
-
-@lru_cache(maxsize=65_536)
-def partition_for(subject: str, partitions: int) -> int:
-    """The partition that every Kafka client with Java's default partitioner chooses for this subject as key."""
-    return int((murmur2(subject.encode()) & 0x7FFFFFFF) % partitions)
 
 
 class UsageProducer:

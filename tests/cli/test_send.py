@@ -15,8 +15,8 @@ from cli.main import group
 from local.readback import UsageLog
 from local.reading import Record, parse_time
 from local.stack import Stack
+from schemas.hashing import partition_for
 from schemas.meters import parse
-from transport.sending import partition_for
 
 METERS = """
 meters: [{slug: tokens, event_type: llm, aggregation: sum, value: /tokens, windows: [PT1M, PT1H]}]

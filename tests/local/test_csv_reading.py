@@ -13,9 +13,9 @@ import yaml
 from local.csv_reading import events, expectation
 from local.ledger import Expected, Key, Ledger
 from local.reading import Record, Rules, parse_time
+from schemas.hashing import partition_for
 from schemas.meters import parse
 from schemas.sources import read_events
-from transport.sending import partition_for
 
 METERS = """
 meters:

@@ -10,7 +10,7 @@ from typing import Any
 from local.generator import TENANTS, Planned, compressed, live
 from local.ledger import DEAD, Ledger
 from local.reading import Record, Rules, parse_time
-from transport.sending import partition_for
+from schemas.hashing import partition_for
 
 NOW = parse_time("2026-03-03T00:30:00Z")
 START = parse_time("2026-03-01T22:30:00Z")

@@ -8,8 +8,8 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.hashing import partition_for
 from transport.packing import ENVELOPE_BYTES, Packer
-from transport.sending import partition_for
 
 EVENTS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 400)), max_size=60)
 
