@@ -52,6 +52,8 @@ def test_a_watermark_whose_folds_were_joined_is_in_balance() -> None:
     stage.pack(0, made(3, 30), made(2, 2, "max"))
     stage.mark(10, folds=5)
     assert stage.alarms() == []
+    source = stage.process.table.sources[0]
+    assert (source.folds, source.joined) == (5, 5), "both sides of the books, to be shown"
 
 
 def test_folds_that_never_arrived_are_an_alarm() -> None:
