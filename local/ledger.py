@@ -113,7 +113,7 @@ class Ledger:
             time_ms = parse_time(event.get("time"))
             readings = [reading(meter, event) for meter in meters]
         except Invalid:
-            return "invalid"
+            return "tick_refused" if event["type"] == "meterline.tick" else "invalid"
         if time_ms > limit_ms:
             return "future"
         before_ms = partition.watermark_ms

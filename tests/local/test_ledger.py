@@ -148,6 +148,12 @@ def test_a_tick_too_far_ahead_is_refused_and_ticks_are_no_events() -> None:
     assert (total["read"], total["tick"], total["tick_refused"]) == (0, 1, 1)
 
 
+def test_a_tick_without_a_time_is_a_refused_tick_not_a_dead_letter() -> None:
+    log = Log(now_ms=NOON)
+    assert log.append({**event(), "type": "meterline.tick", "time": "yesterday"}) == ["tick_refused"]
+    assert log.ledger.total()["read"] == 0
+
+
 def test_binary_mode_takes_attributes_from_headers_and_data_from_the_value() -> None:
     attributes = event()
     data = attributes.pop("data")
