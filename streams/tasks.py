@@ -287,8 +287,9 @@ class ClosingTask(PartitionTask):
         self._next_prompt_s = 0.0
 
     def recover(self) -> Procedure[None]:
-        """The table, and what is due when."""
-        return self.closing.recover()
+        """The table, and what is due when; what was decided before this owner may leave at once."""
+        yield from self.closing.recover()
+        self._told(self, True)
 
     def step(self, batch: Batch) -> None:
         """Joins partials, closes windows."""

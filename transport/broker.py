@@ -190,22 +190,28 @@ class LogReader:
         """First offset held, next offset to be written.
 
         The end is the high watermark of a fetch at the end that ListOffsets names: Tansu 0.6 names the last *batch's*
-        first offset there, not the last record's, and a recovery that ends too early would miss state.
+        first offset there, not the last record's, and a recovery that ends too early would miss state. So it waits until
+        a fetch of this very partition was answered; one of another partition may still be under way on the connection.
         """
         consumer, tp = self._open_consumer(), TopicPartition(topic, partition)
         try:
             begin: int = (await consumer.beginning_offsets([tp]))[tp]
             end: int = (await consumer.end_offsets([tp]))[tp]
-            if end > begin:
-                self._seek(tp, end - 1)
-                self._at = None
+            if end == begin:
+                return begin, end
+            consumer.assign([tp])  # anew, so that no high watermark of before is taken for the answer
+            consumer.seek(tp, end - 1)
+            self._at = None
+            for _ in range(READ_PATIENCE):
                 await consumer.getmany(tp, timeout_ms=READ_TIMEOUT_MS)
-                end = max(end, consumer.highwater(tp) or 0)
+                seen: int | None = consumer.highwater(tp)
+                if seen is not None:
+                    return begin, max(end, seen)
         except KafkaError as error:
             raise BrokerError(
                 f"the bounds of {topic}[{partition}] could not be read: {type(error).__name__}"
             ) from error
-        return begin, end
+        raise BrokerError(f"{topic}[{partition}] did not answer a fetch at {end - 1}")
 
     async def read(self, topic: str, partition: int, offset: int, end: int) -> list[tuple[int, bytes]]:
         """Records from `offset` on, below `end`, as one fetch brings them; empty only where none is left below `end`."""

@@ -257,6 +257,29 @@ async def test_a_revision_does_not_wait_for_the_next_regular_checkpoint(world: W
     await task.close()
 
 
+async def test_what_an_earlier_owner_left_in_the_outbox_leaves_without_waiting_for_news(world: World) -> None:
+    world.tick(NOON + 2 * MINUTE)
+    metering = MeteringProcess(world)
+    metering.read()
+    metering.checkpoint()
+    earlier = ClosingProcess(world)
+    earlier.read()
+    earlier.checkpoint()
+    world.generations[PARTIALS, 0] += 1
+    closing = ClosingProcess(world, recovers=False)
+    told: list[tuple[bool, int]] = []
+
+    def tell(task: ClosingTask, accepted: bool) -> None:
+        told.append((accepted, len(task.closing.table.outbox.waiting("cosmos", 9))))
+
+    performer = WorldPerformer(world, closing)
+    task = ClosingTask(closing.stage, PARTIALS, 0, performer, SystemClock(), QUICK, lambda why: None, tell)
+    task.start()
+    await until(lambda: bool(told))
+    assert told[0] == (True, 1)
+    await task.close()
+
+
 async def test_a_defect_ends_the_membership_and_not_in_silence(world: World, caplog: pytest.LogCaptureFixture) -> None:
     owner = Owner(world)
     broken: PartitionTask = owner.task
