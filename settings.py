@@ -121,7 +121,7 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = None)
         text = merged.get(variable)
         if text is None or text == "":
             continue
-        values[setting.name] = _typed(variable, text, str(setting.type))
+        values[setting.name] = _in_range(variable, _typed(variable, text, str(setting.type)))
     return Settings(**values)  # type: ignore[arg-type]
 
 
@@ -147,6 +147,17 @@ def parse_eventhubs(connection_string: str) -> EventHubsConnection:
         tls=not emulator,
         entity_path=parts.get("EntityPath"),
     )
+
+
+def _in_range(variable: str, value: object) -> object:
+    """Ports are ports, and every other number is a duration above 0."""
+    if isinstance(value, int | float):
+        most = 65_535 if variable.endswith("_PORT") else float("inf")
+        least = 0 if variable.endswith("_PORT") else 1e-9
+        if not least <= value <= most:
+            expected = "a port from 0 to 65535" if variable.endswith("_PORT") else "a number above 0"
+            raise ConfigurationError(f"expected {expected}, found {value}", where=variable)
+    return value
 
 
 def _typed(variable: str, text: str, type_name: str) -> object:

@@ -154,7 +154,7 @@ def _place(whose: str, pointer: Pointer, minimum: Decimal | None = None) -> _Pla
 _KEPT = 4096
 _MOMENTS: dict[str, int] = {}
 _MILLIS = {f".{ms:03d}Z": ms for ms in range(1000)} | {"Z": 0, "+00:00": 0}
-_LAST_MS = 253_402_300_799_999
+_LAST_MS = 253_402_214_399_999  # a day before the last: the end of a window must be a time that can be written, too
 
 
 def _time(text: str | None) -> int:

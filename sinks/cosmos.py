@@ -15,6 +15,7 @@ merged path by path, and could mix two revisions.
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ from azure.cosmos.exceptions import (
     CosmosResourceNotFoundError,
 )
 
-from schemas.errors import SinkError
+from schemas.errors import ConfigurationError, SinkError
 from schemas.windows import Revision
 from settings import Settings
 from sinks.contract import DELIVERED, Outcome, refused, retry
@@ -57,6 +58,8 @@ class CosmosSink:
     batch_max = 100
 
     def __init__(self, settings: Settings, preferred_regions: Sequence[str] = ()) -> None:
+        if settings.cosmos_key:
+            _check_key(settings.cosmos_key)
         self._account = CosmosAccount(settings, preferred_regions)
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
@@ -152,6 +155,14 @@ class CosmosSink:
             return refused(f"it is not a window's document: {error}")
         try:
             documents, ledger = await self._account.containers()
+        except SinkError as error:
+            batch.halted = retry(str(error))
+            return batch.halted
+        except _FAILURES as error:
+            outcome = outcome_of(error)
+            batch.halted = outcome if outcome.kind == "retry" else retry(outcome.reason)
+            return batch.halted
+        try:
             refusal = await self._record(ledger, revision, document)
             return refusal or await self._publish(documents, revision, document)
         except SinkError as error:
@@ -212,6 +223,18 @@ class _Batch:
         self.revisions = revisions
         self.outcomes = outcomes
         self.halted: Outcome | None = None
+
+
+def _check_key(key: str) -> None:
+    """Raises ConfigurationError for a key that could sign nothing; never shows it."""
+    try:
+        base64.b64decode(key, validate=True)
+    except ValueError:
+        raise ConfigurationError(
+            "this is no key of a Cosmos DB account: it is not base64",
+            where="METERLINE_COSMOS_KEY",
+            hint="copy the primary key again, whole, or leave the setting out to use Entra ID",
+        ) from None
 
 
 def _document(revision: Revision) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from azure.core.exceptions import AzureError
-from azure.servicebus import ServiceBusMessage, ServiceBusMessageBatch
+from azure.servicebus import ServiceBusMessage, ServiceBusMessageBatch, parse_connection_string
 from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
 from azure.servicebus.exceptions import (
     MessageSizeExceededError,
@@ -52,6 +52,8 @@ class ServiceBusSink:
                 where="METERLINE_SERVICEBUS_CONNECTION_STRING, METERLINE_SERVICEBUS_NAMESPACE",
                 hint="give the connection string, or the namespace's host name to use Entra ID",
             )
+        if settings.servicebus_connection_string:
+            _check_form(settings.servicebus_connection_string)
         self._settings = settings
         self._lock = asyncio.Lock()
         self._client: ServiceBusClient | None = None
@@ -145,6 +147,19 @@ class ServiceBusSink:
                 return retry(f"Service Bus did not answer within {SEND_TIMEOUT_S:.0f} s")
             case _:
                 return retry(f"no connection to Service Bus: {type(error).__name__}")
+
+
+def _check_form(connection_string: str) -> None:
+    """Raises ConfigurationError for a string that no client could be made of; never shows it, it is a secret."""
+    try:
+        parse_connection_string(connection_string)
+    except ValueError:
+        raise ConfigurationError(
+            "this is no Service Bus connection string",
+            where="METERLINE_SERVICEBUS_CONNECTION_STRING",
+            hint="copy it again, whole, from the namespace's Shared access policies: Endpoint=sb://…;SharedAccessKeyName=…;"
+            "SharedAccessKey=… (in a shell it needs quotes, for its semicolons)",
+        ) from None
 
 
 def _message(revision: Revision) -> ServiceBusMessage:

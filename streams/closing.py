@@ -169,11 +169,13 @@ class Closing:
         table = self.table
         table.join_watermark(mark)
         source = table.sources[mark.source]
-        if mark.through >= source.partial_through and mark.folds != source.joined:
-            self._alarm(
-                "stages_out_of_balance",
-                f"usage partition {mark.source} sent {mark.folds} folds, {source.joined} were joined",
-            )
+        if mark.through >= source.partial_through and mark.folds - source.joined != source.imbalance:
+            source.imbalance = mark.folds - source.joined  # told when it changes, not at every watermark
+            if source.imbalance:
+                self._alarm(
+                    "stages_out_of_balance",
+                    f"usage partition {mark.source} sent {mark.folds} folds, {source.joined} were joined",
+                )
         watermark_ms = table.watermark_ms
         for key in sorted(table.take_due(watermark_ms)):
             if key in table.windows and table.windows[key].revision == 0:

@@ -119,4 +119,4 @@ async def _leave(app: MeterlineApp) -> None:
     """Leaves the group, so that the others need not wait for the session to time out."""
     thread = consumer_thread(app)
     if thread is not None and thread._consumer is not None:
-        await thread.in_thread(thread._consumer.stop())
+        await thread.leave()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from schemas import partials as wire
 from schemas.deadletters import DeadLetter
 from schemas.definitions import Definitions
-from schemas.errors import DataError
+from schemas.errors import DataError, PartitionStopped
 from schemas.events import TICK_TYPE, Malformed, RawEvent, decode, event_id_digest
 from schemas.hashing import partition_for
 from schemas.partials import NEVER, Partial, Watermark
@@ -65,6 +65,18 @@ class Metering:
         self._targets = targets
         self._reader = Reader(definitions)
         self._sent: list[Watermark | None] = [None] * targets
+
+    def recover(self) -> Procedure[None]:
+        """Restores the table. Raises PartitionStopped where it was counted for another number of targets."""
+        yield from self.durable.recover()
+        found = len(self.table.folds)
+        if found != self._targets:
+            raise PartitionStopped(
+                self._topics.usage,
+                self._partition,
+                f"its state sent to {found} partitions of {self._topics.partials}, which has {self._targets} now",
+                hint="partition counts never change in place; use new topics and a new METERLINE_APP_ID",
+            )
 
     def step(self, batch: Batch) -> None:
         """Folds the records of one batch that are not folded yet. A batch that leaves a gap is the caller's to refuse."""

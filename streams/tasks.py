@@ -84,7 +84,7 @@ class PartitionTask:
         self._inbox: asyncio.Queue[Batch] = asyncio.Queue(maxsize=2)
         self._working = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
-        self._handing_over = self._closed = False
+        self._handing_over = self._closed = self._broken = False
         self._next_checkpoint_s = 0.0
         self._next_snapshot_s = 0.0
 
@@ -116,11 +116,14 @@ class PartitionTask:
             log.info("%s %s[%d] restored at offset %d", self.stage, self.topic, self.partition, self.position)
             now_s = self._clock.monotonic_s()
             self._next_checkpoint_s = now_s + self._pace.checkpoint_s
-            self._next_snapshot_s = now_s + self._pace.snapshot_s
-            while True:
+            # A process may never live a day: the first snapshot is due within the hour, not all partitions at once.
+            self._next_snapshot_s = now_s + self._pace.snapshot_s / 24 * (1 + self.partition % 8) / 8
+            while not self._closed:
                 batch = await self._next()
-                self.end = self._performer.log_end()
+                self._look_at_the_end()
                 async with self._working:
+                    if self._handing_over or self._closed:
+                        continue
                     if batch is not None:
                         await self._fold(batch)
                     await self.work(self._clock.monotonic_s())
@@ -131,6 +134,10 @@ class PartitionTask:
             self._gone(error)
         except BrokerError as error:
             self._end(str(error))
+        except asyncio.CancelledError:
+            if not self._closed:
+                self._end("something below cancelled it")
+            raise
         except Exception as error:
             log.exception("%s %s[%d] failed", self.stage, self.topic, self.partition)
             self._end(f"{type(error).__name__}: {error}")
@@ -141,7 +148,8 @@ class PartitionTask:
             return
         self._handing_over = True
         async with self._working:
-            await self._drive(self.checkpoint(snapshot_due=False))
+            if not self._broken:
+                await self._drive(self.checkpoint(snapshot_due=False))
 
     @property
     def position(self) -> int:
@@ -194,12 +202,44 @@ class PartitionTask:
         for at in range(0, len(records), SLICE):
             part = records[at : at + SLICE]
             last = at + SLICE >= len(records)
-            self.step(Batch(self.position, batch.end if last else part[-1].offset + 1, part))
+            self._step(Batch(self.position, batch.end if last else part[-1].offset + 1, part))
             if not last:
                 await asyncio.sleep(0)
 
     async def _drive(self, procedure: Procedure[T]) -> T:
-        return await drive(procedure, self._performer.perform)
+        try:
+            return await drive(procedure, self._performer.perform)
+        except BaseException:
+            # What was touched, dirty or dead has been taken out of the state already: no later checkpoint may be accepted.
+            self._broken = True
+            raise
+
+    def _look_at_the_end(self) -> None:
+        self.end = self._performer.log_end()
+        if self.end is not None and self.end < self.position:
+            raise PartitionStopped(
+                self.topic,
+                self.partition,
+                f"the log ends at {self.end}, but was folded up to {self.position}: it was cut or made anew",
+                hint="the state belongs to the log that was there; use new state and partials topics with a new "
+                "METERLINE_APP_ID for the new one",
+            )
+
+    def _step(self, batch: Batch) -> None:
+        """The stage's step. It is pure, so what it raises it would raise again: the partition stops, the others go on."""
+        try:
+            self.step(batch)
+        except MeterlineError:
+            raise
+        except Exception as error:
+            self._broken = True
+            log.exception("%s %s[%d] cannot fold", self.stage, self.topic, self.partition)
+            raise PartitionStopped(
+                self.topic,
+                self.partition,
+                f"a record at or behind offset {self.position} cannot be folded ({type(error).__name__}: {error})",
+                hint="this is a defect of meterline: keep the log, and report the record with this version",
+            ) from error
 
     def _on_restored(self, share: float) -> None:
         self.restored = share
@@ -234,6 +274,10 @@ class MeteringTask(PartitionTask):
         self._next_everywhere_s = 0.0
         self._next_tick_s = 0.0
         self._tick_at: int | None = None
+
+    def recover(self) -> Procedure[None]:
+        """The table, which must belong to this many targets."""
+        return self.metering.recover()
 
     def step(self, batch: Batch) -> None:
         """Folds usage."""

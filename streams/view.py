@@ -41,8 +41,8 @@ class WorkerView:
         return self._worker.partials_partitions
 
     def peers(self) -> Mapping[str, Mapping[str, list[int]]]:
-        """Who owns what; empty until this worker has been in the group once."""
-        return self._owners()
+        """Who owns what; empty while this worker is in no group, or between two assignments."""
+        return self._owners() if self._worker.membership is not None else {}
 
     def totals(
         self,

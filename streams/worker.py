@@ -197,7 +197,11 @@ class Worker:
         owned = Owned(task, couriers)
         self.closing[partition] = owned
         task.start()
-        owned.running = [asyncio.create_task(courier.run()) for courier in couriers.values()]
+        owned.running = [
+            asyncio.create_task(courier.run(), name=f"courier-{name}") for name, courier in couriers.items()
+        ]
+        for running in owned.running:
+            running.add_done_callback(self._courier_ended)
 
     def _durable(
         self, table: MeteringTable | ClosingTable, source: str, changelog: str, partition: int, partitions: int
@@ -248,13 +252,17 @@ class Worker:
         return parked
 
     def _gone(self, why: str | MeterlineError) -> None:
-        if self._leaving:
+        if self._leaving or self.stopping:
             return
         self._leaving = True
         if isinstance(why, str):
             self._start_over(why)
         else:
             self._refuse(why)
+
+    def _courier_ended(self, courier: asyncio.Task[None]) -> None:
+        if not courier.cancelled() and (error := courier.exception()) is not None:
+            self._gone(f"{courier.get_name()}: {type(error).__name__}: {error}")
 
     async def _same_count(self, source: str, partitions: int, changelog: str) -> None:
         found = await self.broker.partitions(changelog)

@@ -22,6 +22,7 @@ class SourceState(msgspec.Struct, array_like=True):
 
     watermark_ms, through, folds: joined from its watermarks, the newest by `through`, the watermark by maximum.
     partial_through: highest `through` of a joined partial. joined: folds joined so far, to compare with `folds`.
+    imbalance: the difference that was last told as an alarm.
     """
 
     watermark_ms: int = NEVER
@@ -29,6 +30,7 @@ class SourceState(msgspec.Struct, array_like=True):
     partial_through: int = -1
     folds: int = 0
     joined: int = 0
+    imbalance: int = 0
 
 
 class WindowState(msgspec.Struct, array_like=True):

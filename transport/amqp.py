@@ -40,7 +40,7 @@ class AmqpProducer:
     async def __aenter__(self) -> AmqpProducer:
         try:
             self.partitions = len(await self._client.get_partition_ids())
-        except AzureError as error:
+        except (AzureError, EventHubError) as error:
             await self._client.close()
             raise self._explained(error) from error
         return self
@@ -69,7 +69,7 @@ class AmqpProducer:
             raise SendFailed(
                 f"{self._hub}: an event of {len(value)} bytes is larger than the hub takes: {error}"
             ) from error
-        except AzureError as error:
+        except (AzureError, EventHubError) as error:
             raise self._explained(error) from error
         self._batches[partition] = batch
 
@@ -85,14 +85,14 @@ class AmqpProducer:
         for partition in list(self._batches):
             try:
                 await self._send(partition)
-            except AzureError as error:
+            except (AzureError, EventHubError) as error:
                 raise self._explained(error) from error
 
     async def _send(self, partition: int) -> None:
         await self._client.send_batch(self._batches[partition])
         del self._batches[partition]
 
-    def _explained(self, error: AzureError) -> MeterlineError:
+    def _explained(self, error: Exception) -> MeterlineError:
         if isinstance(error, AuthenticationError):
             return ConfigurationError(
                 "Event Hubs refused the key",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from transport.client import client_options, diagnose, missing_topic
 from transport.eventhubs import ConsumerThread
 from transport.membership import Membership
 
+log = logging.getLogger("meterline.broker")
+
+STOP_S = 10.0
 READ_TIMEOUT_MS = 500
 READ_PATIENCE = 120
 """How often a read of recovery may come back empty before the broker is called silent: 60 s."""
@@ -50,7 +54,10 @@ class Broker:
         """Lets go. What was not acknowledged by then is nobody's promise."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await producer.stop()
+            try:
+                await asyncio.wait_for(producer.stop(), STOP_S)
+            except TimeoutError:
+                log.warning("the broker did not take what was left within %.0f s", STOP_S)
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises ConfigurationError where it does not exist.
@@ -80,8 +87,6 @@ class Broker:
             raise SendFailed(f"a record for {records[0].topic} was not taken: {type(error).__name__}") from error
         for out, result in zip(records, done, strict=True):
             if isinstance(result, BaseException):
-                if not isinstance(result, KafkaError):
-                    raise result
                 what = f"a record for {out.topic}[{out.partition}] was not acknowledged: {type(result).__name__}"
                 raise SendFailed(what) from result
         return [result.offset for result in done]
@@ -184,6 +189,9 @@ class LogReader:
         except KafkaError as error:
             await consumer.stop()
             raise await diagnose(error, self._settings) from error
+        except BaseException:
+            await consumer.stop()
+            raise
         self._consumer = consumer
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:

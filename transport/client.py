@@ -38,12 +38,24 @@ def bootstrap_servers(settings: Settings) -> str:
     if connection is not None:
         return connection.bootstrap
     if settings.kafka_bootstrap:
-        return settings.kafka_bootstrap
+        return _checked(settings.kafka_bootstrap)
     raise ConfigurationError(
         "no broker is configured",
         where=f"{_EVENTHUBS}, {_BOOTSTRAP}",
         hint="set the connection string of the Event Hubs namespace, or the bootstrap servers of a Kafka",
     )
+
+
+def _checked(servers: str) -> str:
+    for server in servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise ConfigurationError(
+                f"{server.strip()!r} is no address of a broker",
+                where=_BOOTSTRAP,
+                hint="expected host:port, or several separated by commas, like broker-1:9092,broker-2:9092",
+            )
+    return servers
 
 
 def client_options(settings: Settings, *, request_timeout_ms: int = REQUEST_TIMEOUT_MS) -> dict[str, Any]:

@@ -10,6 +10,9 @@ Differs from Faust's aiokafka transport (`faust/transport/drivers/aiokafka.py`, 
   rebalance, and its own bookkeeping then hides that.
 - The group learns every worker's URL (`transport/membership.py`).
 
+Transactions of producers are not looked at: what a transaction aborted is read like everything else (Event Hubs Standard
+has none).
+
 A batch is handed on only by the epoch of the assignment; one that was in flight over a rebalance carries the new epoch and
 is judged by its offsets: the first that does not begin where the state ends is refused (design §2.4).
 """
@@ -41,6 +44,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         super().__post_init__()
         self.membership: Membership | None = None
         self.epoch = 0
+        self.ending = False
         self._ends: dict[TopicPartition, int] = {}
         self._assignor_class = directory_assignor(getattr(self.app, "advertised_url", ""))
 
@@ -80,10 +84,25 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return offset
 
     def end_seen(self, topic: str, partition: int) -> int | None:
-        """The end of a partition as its last fetch saw it; None before any fetch, or where it is not assigned."""
+        """The end of a partition as its last fetch saw it; None before any fetch, or where it is not assigned.
+
+        Where only control records follow what was handed on, that is the end: they will never come as a batch.
+        """
         consumer, tp = self._ensure_consumer(), TopicPartition(topic, partition)
-        end: int | None = consumer.highwater(tp) if tp in consumer.assignment() else None
+        if tp not in consumer.assignment():
+            return None
+        end: int | None = consumer.highwater(tp)
+        handed_on = self._ends.get(tp)
+        if end is not None and handed_on is not None and handed_on < end:
+            state = consumer._subscription.subscription.assignment.state_value(tp)
+            if state.has_valid_position and state.position >= end:
+                return handed_on
         return end
+
+    async def leave(self) -> None:
+        """Leaves the group and fetches nothing more; the consumer stays, since Faust takes a closed one for a crash."""
+        self.ending = True
+        await self.in_thread(self._ensure_consumer()._coordinator.close())
 
     async def _strict_commit(self, topic: str, partition: int, offset: int, membership: Membership) -> None:
         coordinator = self._ensure_consumer()._coordinator
@@ -106,8 +125,21 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Faust's seek after a rebalance; where the next fetch begins is what was committed."""
-        offsets: Mapping[TP, int] = await super().seek_to_committed()
-        self._ends = {TopicPartition(*tp): offset for tp, offset in offsets.items() if offset is not None}
+        return await self.in_thread(self._seek_to_committed())
+
+    async def _seek_to_committed(self) -> Mapping[TP, int]:
+        # Not aiokafka's own: it does not seek where 0 is committed (consumer.py: `if offset and offset > 0`), as every
+        # first act does, and a fetch that was in flight over the rebalance and dropped would be a silent gap.
+        consumer = self._ensure_consumer()
+        offsets: dict[TP, int] = {}
+        for tp in consumer.assignment():
+            offset = await consumer.committed(tp)
+            if offset is None:
+                await consumer.seek_to_beginning(tp)
+            else:
+                consumer.seek(tp, offset)
+                self._ends[tp] = offset
+                offsets[tp] = offset
         return offsets
 
     async def _fetch_records(
@@ -117,33 +149,44 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         timeout: float | None = None,
         max_records: Any = None,
     ) -> dict[TopicPartition, list[ConsumerRecord]]:
+        if self.ending:
+            await asyncio.sleep(timeout or 1.0)
+            return {}
         fetched = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
-        return {tp: [await self._batched(consumer, tp, records)] for tp, records in fetched.items() if records}
+        epoch = self.epoch
+        starts: dict[TopicPartition, tuple[int, int | None]] = {}
+        for tp, records in fetched.items():  # all of them before the first await: a rebalance may come in between
+            if records:
+                starts[tp] = records[0].offset, self._ends.get(tp)
+                self._ends[tp] = records[-1].offset + 1
+        batches = {}
+        for tp, (first, expected) in starts.items():
+            start = first
+            if expected is not None and expected < first:
+                # A hole in the offsets is nothing (control records of transactions) unless the log itself was cut there.
+                begin = (await consumer.beginning_offsets([tp]))[tp]
+                start = expected if begin <= expected else first
+            batches[tp] = [_one_message(tp, start, fetched[tp])]
+        return batches if self.epoch == epoch else {}
 
-    async def _batched(
-        self, consumer: AIOKafkaConsumer, tp: TopicPartition, records: list[ConsumerRecord]
-    ) -> ConsumerRecord:
-        first, last = records[0], records[-1]
-        start, expected = first.offset, self._ends.get(tp)
-        if expected is not None and expected < start:
-            # A hole in the offsets is nothing (control records of transactions) unless the log itself was cut there.
-            begin = (await consumer.beginning_offsets([tp]))[tp]
-            start = expected if begin <= expected else start
-        end = self._ends[tp] = last.offset + 1
-        batch = Batch(start, end, [Record(r.offset, r.timestamp, r.key, r.value, r.headers) for r in records])
-        return ConsumerRecord(
-            topic=tp.topic,
-            partition=tp.partition,
-            offset=last.offset,
-            timestamp=last.timestamp,
-            timestamp_type=last.timestamp_type,
-            key=None,
-            value=batch,
-            checksum=None,
-            serialized_key_size=0,
-            serialized_value_size=0,
-            headers=(),
-        )
+
+def _one_message(tp: TopicPartition, start: int, records: list[ConsumerRecord]) -> ConsumerRecord:
+    """All records of one fetch as one record, whose value is the batch and whose offset is the last one's."""
+    last = records[-1]
+    batch = Batch(start, last.offset + 1, [Record(r.offset, r.timestamp, r.key, r.value, r.headers) for r in records])
+    return ConsumerRecord(
+        topic=tp.topic,
+        partition=tp.partition,
+        offset=last.offset,
+        timestamp=last.timestamp,
+        timestamp_type=last.timestamp_type,
+        key=None,
+        value=batch,
+        checksum=None,
+        serialized_key_size=0,
+        serialized_value_size=0,
+        headers=(),
+    )
 
 
 class RebalanceListener(driver.ConsumerRebalanceListener):  # type: ignore[misc]

@@ -123,12 +123,14 @@ async def test_what_was_folded_already_is_not_folded_again(world: World) -> None
 
 async def test_offsets_without_a_record_are_no_gap(world: World) -> None:
     owner = Owner(world)
+    owner.performer.log_end = lambda: 8  # type: ignore[method-assign]
     owner.task.start()
     first, second = world.logs[USAGE, 0].records[:2]
     await owner.task.offer(Batch(0, 3, [first]))
     await owner.task.offer(Batch(3, 8, [Record(7, *second[1:])]))
     await until(lambda: owner.task.position == 8)
     assert owner.gone == []
+    assert owner.task.state == "running"
     await owner.task.close()
 
 
@@ -280,7 +282,8 @@ async def test_what_an_earlier_owner_left_in_the_outbox_leaves_without_waiting_f
     await task.close()
 
 
-async def test_a_defect_ends_the_membership_and_not_in_silence(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_defect_stops_its_partition_and_not_in_silence(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A step is pure: starting over would meet the same record again, on one worker after the other."""
     owner = Owner(world)
     broken: PartitionTask = owner.task
 
@@ -290,7 +293,80 @@ async def test_a_defect_ends_the_membership_and_not_in_silence(world: World, cap
     broken.step = step  # type: ignore[method-assign]
     broken.start()
     await broken.offer(owner.batch(0, 5))
-    await until(lambda: bool(owner.gone))
-    assert "ZeroDivisionError: a defect" in str(owner.gone[0])
-    assert "failed" in caplog.text
+    await until(lambda: broken.state == "stopped")
+    assert "at or behind offset 0 cannot be folded (ZeroDivisionError: a defect)" in str(broken.stopped)
+    assert "cannot fold" in caplog.text
+    assert owner.gone == [], "the other partitions go on"
+    await broken.hand_over()
+    assert world.committed[USAGE, 0] == 0, "a state that a step has left half done is never checkpointed"
     await broken.close()
+
+
+async def test_after_a_failed_send_nothing_is_accepted_any_more(world: World) -> None:
+    """What an emit takes out of the state and fails to send must not be covered by a later checkpoint."""
+    owner = Owner(world, pace=Pace(emit_s=0.01, checkpoint_s=3600))
+    owner.task.start()
+    await until(lambda: owner.task.state == "running")
+    sending, fail = asyncio.Event(), asyncio.Event()
+
+    def hold(effect: Effect) -> asyncio.Event | None:
+        if isinstance(effect, Produce):
+            sending.set()
+            return fail
+        return None
+
+    owner.performer.gate = hold
+    await owner.task.offer(owner.batch(0, 5))
+    await sending.wait()
+    handing_over = asyncio.create_task(owner.task.hand_over())
+    await asyncio.sleep(0.01)
+
+    def torn_once(effect: Effect) -> Any:
+        world.fault = lambda effect: None
+        raise Crash("not acknowledged")
+
+    world.fault = torn_once
+    fail.set()
+    await handing_over
+    await owner.task.close()
+    assert world.committed[USAGE, 0] == 0
+    assert MeteringProcess(world).table.position == 0, "the next owner folds it all again"
+
+
+async def test_a_log_that_ends_before_the_state_stops_the_partition(world: World) -> None:
+    owner = Owner(world)
+    owner.task.start()
+    await owner.task.offer(owner.batch(0, 5))
+    await until(lambda: owner.task.position == 5)
+    del world.logs[USAGE, 0].records[2:]
+    await until(lambda: owner.task.state == "stopped")
+    assert "the log ends at 2, but was folded up to 5" in str(owner.task.stopped)
+    await owner.task.close()
+
+
+async def test_a_cancellation_from_below_ends_the_membership(world: World) -> None:
+    owner = Owner(world)
+    owner.task.start()
+    await until(lambda: owner.task.state == "running")
+
+    def cancel(effect: Effect) -> Any:
+        raise asyncio.CancelledError
+
+    world.fault = cancel
+    await owner.task.offer(owner.batch(0, 5))
+    await until(lambda: bool(owner.gone))
+    assert "cancelled" in str(owner.gone[0])
+    await owner.task.close()
+
+
+async def test_closing_ends_whatever_comes_at_that_moment(world: World) -> None:
+    for turns in range(8):
+        owner = Owner(world, pace=Pace(emit_s=0.5, checkpoint_s=3600))
+        owner.task.start()
+        await until(lambda owner=owner: owner.task.state == "running")  # type: ignore[misc]
+        await owner.task.offer(owner.batch(0, 1))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(owner.task.close(), 10)
+        world.committed.clear()
+        world.logs["metering-state", 0].records.clear()
