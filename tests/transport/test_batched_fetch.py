@@ -1,0 +1,127 @@
+"""What the transport says of a batch is true: where its fetch began, whatever a rebalance did meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
+from faust.transport.drivers import aiokafka as driver
+
+from schemas.records import Batch
+from transport.eventhubs import ConsumerThread
+
+TP = TopicPartition("usage", 0)
+OTHER = TopicPartition("usage", 1)
+
+
+def record(offset: int, tp: TopicPartition = TP) -> ConsumerRecord[bytes, bytes]:
+    return ConsumerRecord(tp.topic, tp.partition, offset, 1000 + offset, 1, b"k", b"v", None, 1, 1, ())
+
+
+class Consumer:
+    """As much of aiokafka's consumer as the thread asks."""
+
+    def __init__(self, committed: dict[TopicPartition, int | None], begin: int = 0) -> None:
+        self.committed_offsets = committed
+        self.begin = begin
+        self.sought: dict[TopicPartition, int] = {}
+        self.looking: asyncio.Event | None = None
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(self.committed_offsets)
+
+    async def committed(self, tp: TopicPartition) -> int | None:
+        return self.committed_offsets[tp]
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self.sought[tp] = offset
+
+    async def seek_to_beginning(self, tp: TopicPartition) -> None:
+        self.sought[tp] = self.begin
+
+    async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        if self.looking is not None:
+            await self.looking.wait()
+        return dict.fromkeys(tps, self.begin)
+
+
+@pytest.fixture
+def fetched() -> dict[TopicPartition, list[Any]]:
+    """What the next fetch brings."""
+    return {}
+
+
+@pytest.fixture
+def thread(fetched: dict[TopicPartition, list[Any]], monkeypatch: pytest.MonkeyPatch) -> ConsumerThread:
+    async def fetch(*_: Any, **__: Any) -> dict[TopicPartition, list[Any]]:
+        return dict(fetched)
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
+    thread: ConsumerThread = ConsumerThread.__new__(ConsumerThread)
+    thread.epoch, thread.ending, thread.membership, thread._ends = 1, False, None, {}
+    return thread
+
+
+async def batches(thread: ConsumerThread, consumer: Consumer) -> dict[TopicPartition, Batch]:
+    found = await thread._fetch_records(consumer, {TP, OTHER})
+    return {tp: message.value for tp, (message,) in found.items()}
+
+
+async def test_after_a_rebalance_the_fetch_begins_at_a_committed_offset_of_0_too(
+    thread: ConsumerThread, fetched: dict[TopicPartition, list[Any]]
+) -> None:
+    """aiokafka's own seek does nothing for 0; a fetch dropped over the rebalance would then be a gap nobody sees."""
+    consumer = Consumer({TP: 0, OTHER: 7})
+    thread._ensure_consumer = lambda: consumer  # type: ignore[method-assign]
+    assert await thread._seek_to_committed() == {TP: 0, OTHER: 7}
+    assert consumer.sought == {TP: 0, OTHER: 7}
+    fetched[TP] = [record(0), record(1)]
+    assert (await batches(thread, consumer))[TP][:2] == (0, 2)
+
+
+async def test_where_nothing_is_committed_the_fetch_begins_at_the_beginning(thread: ConsumerThread) -> None:
+    consumer = Consumer({TP: None}, begin=5)
+    thread._ensure_consumer = lambda: consumer  # type: ignore[method-assign]
+    assert await thread._seek_to_committed() == {}
+    assert consumer.sought == {TP: 5}
+
+
+async def test_a_hole_that_the_log_still_spans_belongs_to_the_batch(
+    thread: ConsumerThread, fetched: dict[TopicPartition, list[Any]]
+) -> None:
+    consumer = Consumer({TP: 0})
+    fetched[TP] = [record(0), record(1)]
+    assert (await batches(thread, consumer))[TP][:2] == (0, 2)
+    fetched[TP] = [record(3)]  # 2 was a control record
+    assert (await batches(thread, consumer))[TP][:2] == (2, 4)
+
+
+async def test_a_hole_that_retention_cut_is_a_gap(
+    thread: ConsumerThread, fetched: dict[TopicPartition, list[Any]]
+) -> None:
+    consumer = Consumer({TP: 0})
+    fetched[TP] = [record(0), record(1)]
+    await batches(thread, consumer)
+    consumer.begin = 10
+    fetched[TP] = [record(10)]
+    assert (await batches(thread, consumer))[TP][:2] == (10, 11)
+
+
+async def test_a_fetch_over_which_the_assignment_ended_is_dropped(
+    thread: ConsumerThread, fetched: dict[TopicPartition, list[Any]]
+) -> None:
+    consumer = Consumer({TP: 0})
+    fetched[TP] = [record(0)]
+    await batches(thread, consumer)
+    consumer.looking = asyncio.Event()
+    fetched[TP] = [record(4)]
+    fetching = asyncio.create_task(batches(thread, consumer))
+    await asyncio.sleep(0)
+    thread.left()
+    thread._ends[TP] = 1  # the next assignment has sought already
+    consumer.looking.set()
+    assert await fetching == {}
+    assert thread._ends == {TP: 1}
