@@ -105,13 +105,18 @@ def named_source(definitions: Definitions, name: str, meters: Path) -> Source:
     return definitions.sources[name]
 
 
-def file_feed(meters: Path, path: Path, name: str) -> Feed:
-    """For `local --once`: sends the file, and says how many events that was. Refuses an unknown source at once."""
+def file_feed(meters: Path, path: Path, name: str, bad: list[tuple[int, str]]) -> Feed:
+    """For `local --once`: sends the file, and says how many events that was. Refuses an unknown source at once.
+
+    bad: is given (row, reason) of each row that is no event, of the first thousand.
+    """
     source = named_source(load(meters), name, meters)
 
     async def send(producer: Producer, pause: Pause) -> int:
         with path.open("rb") as file:
-            return (await feed(producer, source, file)).events
+            fed = await feed(producer, source, file)
+        bad.extend(fed.bad)
+        return fed.events
 
     return send
 

@@ -7,6 +7,7 @@ import logging
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from rich.table import Table
 
 from cli.invoices import line
 from cli.main import current
+from local.checking import Mismatch
 from local.demo import Demo, cleared
 from local.foreground import serve, stop_signals, unless
+from local.ledger import Expected, Key
 from local.once import Check, Feed, Options, Report, generated, once
 from local.reading import Rules
 from local.stack import Stack
@@ -80,6 +83,7 @@ def local(ctx: click.Context, /, **options: Any) -> None:
     if options["stack_only"] or options["only"]:
         directory = options["data_dir"] or Path(base.data_dir)
         stack = Stack(directory, options["only"], options["kafka"], options["partitions"], base=base)
+        _warn_of_the_past(stack)
         ctx.exit(asyncio.run(serve(stack, options["env_file"], _say_ready)))
     ctx.exit(_demo(base, **{name: options[name] for name in _DEMO}))
 
@@ -102,8 +106,20 @@ def _demo(
     if data_dir is None and base.data_dir == Settings().data_dir and kafka is None:
         data_dir = cleared(Path(base.data_dir) / "demo")
     stack = Stack(data_dir or Path(base.data_dir), None, kafka, partitions, base=base)
+    _warn_of_the_past(stack)
     demo = Demo(stack, workers=workers, rate=None if no_generator else rate, seed=seed, env_file=env_file, render=line)
     return asyncio.run(demo.run(Console(highlight=False)))
+
+
+def _warn_of_the_past(stack: Stack) -> None:
+    """Messages and documents outlive the embedded broker's log; usage of the same windows would contradict them."""
+    if "broker" in stack.parts and any((stack.data_dir / part).is_dir() for part in stack.parts - {"broker"}):
+        click.echo(
+            f"note: {stack.data_dir} holds messages and documents of an earlier run, but the embedded broker keeps its log"
+            " in memory and begins empty. Usage for windows of that time would contradict them: send newer usage, or begin"
+            " with another --data-dir.",
+            err=True,
+        )
 
 
 def _once(
@@ -162,7 +178,16 @@ def _feed(
     from cli.feeding import file_feed
     from local.csv_reading import expectation
 
-    return file_feed(meters, input_file, source), expectation(document, input_file, source)
+    bad: list[tuple[int, str]] = []
+    expected = expectation(document, input_file, source)
+
+    def check(rules: Rules, windows: Mapping[Key, Expected], of: int) -> list[Mismatch]:
+        """A row that was not sent is usage that nobody is billed for: it is told, and the run is no success."""
+        return [Mismatch(f"{input_file} row {row}", "event", "one", reason) for row, reason in bad] + expected(
+            rules, windows, of
+        )
+
+    return file_feed(meters, input_file, source, bad), check
 
 
 async def _until_signal(running: Any) -> Report | None:

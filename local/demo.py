@@ -66,6 +66,8 @@ class Demo:
 
     async def run(self, console: Console) -> int:
         """Everything up, then usage and feed. The exit code: 0 after a signal, 1 if a part died. Nothing is left."""
+        if self._env_file is not None:
+            self._env_file.unlink(missing_ok=True)  # whoever waits for it must not find yesterday's
         with stop_signals() as stop:
             try:
                 console.print("[dim]starting broker, Service Bus, Cosmos DB and worker …")

@@ -26,6 +26,8 @@ async def serve(
     Whatever happens, no child is left. The env file stays: keys and ports are kept with the data directory.
     Raises what `Stack.start` raises.
     """
+    if env_file is not None:
+        env_file.unlink(missing_ok=True)  # noqa: ASYNC240 - whoever waits for it must not find yesterday's
     with stop_signals() as stop:
         try:
             if not await unless(stop, stack.start()):

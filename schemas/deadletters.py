@@ -16,6 +16,7 @@ from schemas.times import format_rfc3339
 
 RECORD_MAX = 64_000
 """Bytes of one record, as of every packed one: Event Hubs bills and meters by 64 KB (azure-docs: Event Hubs FAQ)."""
+HEADERS_MAX = 8_000
 _PART_FIELDS = 64
 """Bytes that `part`, `parts` and the name of the original take."""
 
@@ -26,6 +27,7 @@ class DeadLetter:
 
     detail: what was found and what was expected. recorded_ms: the record's own timestamp (append time), ms UTC.
     index: place in the envelope, 0 for a single event. original: the bytes of this event, or of the undecodable record.
+    headers: the record's, since in binary mode they are half of the event; as much of them as fits into 8 KB.
     """
 
     reason: str
@@ -39,6 +41,7 @@ class DeadLetter:
     event_id: str | None = None
     event_source: str | None = None
     event_type: str | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def key(self) -> str:
@@ -62,7 +65,7 @@ class DeadLetter:
 
     def records(self) -> Iterator[bytes]:
         """The record values, at most 64 KB each: the original has what room the description leaves, as base64."""
-        described = self.describe()
+        described = {**self.describe(), "headers": self._headers()}
         part_max = (RECORD_MAX - _PART_FIELDS - len(orjson.dumps(described))) // 4 * 3
         parts = max(1, -(-len(self.original) // part_max))
         for part in range(parts):
@@ -75,6 +78,18 @@ class DeadLetter:
                     "original_base64": base64.b64encode(piece).decode(),
                 }
             )
+
+    def _headers(self) -> dict[str, str]:
+        """Name -> value in base64."""
+        kept: dict[str, str] = {}
+        room = HEADERS_MAX
+        for name, value in self.headers:
+            encoded = base64.b64encode(value or b"").decode()
+            room -= len(orjson.dumps(name)) + len(encoded) + 4
+            if room < 0:
+                break
+            kept[name] = encoded
+        return kept
 
 
 def _short(text: str | None) -> str | None:

@@ -40,6 +40,10 @@ class Topics:
     dead_letters: str
 
 
+ROUTED = ("x-opt-partition-key", "meterline-routed")
+"""Headers that stand for a key where AMQP has none: Event Hubs' own, and our sender's, which chooses the partition."""
+
+
 class Metering:
     """One source partition: its table, the step over it, and what leaves.
 
@@ -149,7 +153,7 @@ class Metering:
 
     def _fold(self, record: Record) -> None:
         events = decode(record.value, record.headers)
-        keyless = record.key is None and not any(name == "x-opt-partition-key" for name, _ in record.headers)
+        keyless = record.key is None and not any(name in ROUTED for name, _ in record.headers)
         for event in events:
             if type(event) is RawEvent and event.type == TICK_TYPE:
                 self._tick(event, record)
@@ -241,5 +245,6 @@ class Metering:
                 event_id=known.id if known else None,
                 event_source=known.source if known else None,
                 event_type=known.type if known else None,
+                headers=tuple(record.headers),
             )
         )

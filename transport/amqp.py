@@ -55,6 +55,8 @@ class AmqpProducer:
         assert not headers, "records over AMQP carry no headers of ours"
         event = EventData(value)
         event.content_type = "application/cloudevents+json"
+        if key is not None:
+            event.properties = {"meterline-routed": key.decode(errors="replace")[:128]}
         batch = self._batches.get(partition)
         try:
             if batch is not None:
