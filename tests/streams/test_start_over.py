@@ -1,0 +1,75 @@
+"""A worker whose membership is over begins anew as the same process; one that must not go on says why and ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+import asyncio, os, sys
+from schemas.errors import ConfigurationError
+from streams.start_over import RESTARTS, StartOver
+
+async def main():
+    print("life", os.getpid(), os.environ.get(RESTARTS, "none").split(":")[0], *sys.argv[1:], flush=True)
+    left = []
+    async def leave():
+        left.append(True)
+        print("left the group", flush=True)
+        if "stuck" in sys.argv:
+            raise OSError("the broker is away")
+    over = StartOver(leave)
+    if "refuse" in sys.argv:
+        over.refuse(ConfigurationError("the topic is missing", where="topics", hint="create it"))
+    elif RESTARTS not in os.environ:
+        over.request("a send failed")
+        over.request("another one, told once only")
+    else:
+        return
+    await over.ended()
+
+asyncio.run(main())
+"""
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_it_leaves_the_group_and_begins_anew_with_the_same_process_and_arguments() -> None:
+    done = run("worker", "-l", "info")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert len(lines) == 3
+    (_, first, before, *arguments), left, (_, second, after, *again) = lines[0].split(), lines[1], lines[2].split()
+    assert left == "left the group"
+    assert first == second, "the process id stays, whatever launched it"
+    assert arguments == again == ["worker", "-l", "info"]
+    assert (before, after) == ("none", "0")
+
+
+def test_a_group_that_cannot_be_left_holds_it_up_not_for_long() -> None:
+    done = run("stuck")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("life") == 2
+
+
+def test_refusing_says_what_and_what_to_do_and_ends_with_2() -> None:
+    done = run("refuse")
+    assert done.returncode == 2
+    assert "the topic is missing" in done.stderr
+    assert "create it" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("life") == 1
