@@ -20,7 +20,7 @@ from transport.membership import Membership
 
 log = logging.getLogger("meterline.broker")
 
-STOP_S = 10.0
+STOP_S = 5.0
 READ_TIMEOUT_MS = 500
 READ_PATIENCE = 120
 """How often a read of recovery may come back empty before the broker is called silent: 60 s."""
