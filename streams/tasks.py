@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
@@ -57,7 +58,7 @@ class Pace:
     tick_s: float = 1.0
 
 
-class PartitionTask:
+class PartitionTask(ABC):
     """What both stages share: the inbox, the life, the end. Subclasses say what a step is and what is due when.
 
     gone: told when the membership this task belongs to must end (a failed send, a refused commit, a gap, a defect): why;
@@ -160,13 +161,13 @@ class PartitionTask:
         """The stage's recovery."""
         return self.durable.recover()
 
+    @abstractmethod
     def step(self, batch: Batch) -> None:
         """The stage's step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def checkpoint(self, *, snapshot_due: bool) -> Procedure[bool]:
         """The stage's checkpoint."""
-        raise NotImplementedError
 
     async def work(self, now_s: float) -> None:
         """What is due besides folding."""
