@@ -165,9 +165,6 @@ class CosmosSink:
         try:
             refusal = await self._record(ledger, revision, document)
             return refusal or await self._publish(documents, revision, document)
-        except SinkError as error:
-            batch.halted = retry(str(error))
-            return batch.halted
         except CosmosResourceNotFoundError as error:
             self._account.look_again()
             return outcome_of(error)

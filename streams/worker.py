@@ -137,13 +137,12 @@ class Worker:
             except TimeoutError:
                 log.warning("handing over took too long; the next owner begins at the last checkpoint")
         owned, self.closing = self.closing, {}
-        metering, self.metering = self.metering, {}
+        self.metering = {}
         self.membership = None
         couriers = [running for one in owned.values() for running in one.running]
         for running in couriers:
             running.cancel()
         await asyncio.gather(*couriers, *(task.close() for task in tasks), return_exceptions=True)
-        del metering
 
     async def offer(self, topic: str, partition: int, batch: Batch) -> None:
         """A batch came. One for a partition that is not owned now is dropped: whoever owns it reads it again."""
