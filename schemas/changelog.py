@@ -42,6 +42,8 @@ class Chunk(msgspec.Struct, array_like=True, frozen=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Chunk)
+_CHUNK_FIELDS = 512
+"""Bytes that everything but the entries may take."""
 
 
 def encode(chunk: Chunk) -> bytes:
@@ -54,9 +56,13 @@ def decode(value: bytes) -> Chunk:
     return _decoder.decode(value)
 
 
-def split(entries: Iterable[Entry], limit: int = RECORD_MAX - 512) -> list[list[Entry]]:
-    """Entries in groups whose encoding stays within `limit` bytes; at least one group, an empty one if there is nothing."""
+def split(entries: Iterable[Entry], limit: int = RECORD_MAX) -> list[list[Entry]]:
+    """Entries in groups of which a chunk stays within `limit` bytes; at least one group, an empty one if there is nothing.
+
+    An entry larger than that stays whole; none of ours comes near 64 KB.
+    """
     groups: list[list[Entry]] = [[]]
+    limit -= _CHUNK_FIELDS
     size = 0
     for entry in entries:
         cost = len(entry.kind) + len(entry.key) + len(entry.value or b"") + 12

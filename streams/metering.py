@@ -110,7 +110,8 @@ class Metering:
         for target, items in enumerate(by_target):
             key_bytes = b"%d" % self._partition
             records += [
-                Out(self._topics.partials, target, key_bytes, value) for value in wire.pack(self._partition, items)
+                Out(self._topics.partials, target, key_bytes, value)
+                for value in wire.pack(self._partition, items, self.durable.limits.record)
             ]
         if records:
             yield Produce(records)

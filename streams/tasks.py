@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -275,6 +274,7 @@ class MeteringTask(PartitionTask):
         self._next_everywhere_s = 0.0
         self._next_tick_s = 0.0
         self._tick_at: int | None = None
+        self._ticks = 0
 
     def recover(self) -> Procedure[None]:
         """The table, which must belong to this many targets."""
@@ -311,7 +311,9 @@ class MeteringTask(PartitionTask):
         time_ms = self.metering.tick_due(self._clock.now_ms(), self.end)
         if time_ms is None:
             return
-        value = events.tick(time_ms, f"meterline/{self.topic}/{self.partition}", str(uuid.uuid4()))
+        self._ticks += 1
+        name = f"{self.durable.writer}-{self._ticks}"
+        value = events.tick(time_ms, f"meterline/{self.topic}/{self.partition}", name)
         offsets = await self._performer.perform(Produce([Out(self.topic, self.partition, b"meterline.tick", value)]))
         assert isinstance(offsets, list)
         self._tick_at = offsets[0]

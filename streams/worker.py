@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from schemas.deadletters import DeadLetter
 from schemas.definitions import Definitions
@@ -26,14 +26,32 @@ from streams.closing import Alarm, Closing
 from streams.delivery import Backoff, Courier
 from streams.live import LiveFeed
 from streams.metering import Metering, Topics
-from streams.tasks import ClosingTask, MeteringTask, Pace, PartitionTask
+from streams.tasks import ClosingTask, MeteringTask, Pace, PartitionTask, Performer
 from tables.closing import ClosingTable
-from tables.durable import Durable
+from tables.durable import Durable, Limits
 from tables.metering import MeteringTable
-from transport.broker import Broker
 from transport.membership import Membership
 
 log = logging.getLogger("meterline.worker")
+
+
+class Broker(Protocol):
+    """A worker's connection for producing and reading: `transport.broker.Broker`, or a simulated one."""
+
+    async def start(self) -> None:
+        """Connects; raises the explained error where the broker cannot be used."""
+
+    async def stop(self) -> None:
+        """Lets go."""
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions a topic has. Raises ConfigurationError where it does not exist."""
+
+    async def publish(self, topic: str, key: bytes | None, value: bytes) -> tuple[int, int]:
+        """Sends one record where its key belongs; partition and offset, once acknowledged."""
+
+    def performer(self, topic: str, partition: int, membership: Membership) -> Performer:
+        """Performs the effects of one source partition under one membership."""
 
 
 @dataclass(slots=True)
@@ -48,7 +66,8 @@ class Owned:
 class Worker:
     """Owns what the group assigned.
 
-    start_over: ends this process's membership and begins anew, told why. refuse: ends it for good.
+    start_over: ends this process's membership and begins anew, told why. refuse: ends it for good. clock, rng: where time
+    and chance (jitter, the name of a changelog's writer) come from.
     """
 
     def __init__(
@@ -60,6 +79,8 @@ class Worker:
         start_over: Callable[[str], None],
         refuse: Callable[[MeterlineError], None],
         clock: Clock | None = None,
+        rng: random.Random | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         if not sinks:
             raise ConfigurationError(
@@ -84,7 +105,8 @@ class Worker:
         self._refuse = refuse
         self._clock = clock or SystemClock()
         self._pace = Pace(emit_s=settings.emit_ms / 1000, checkpoint_s=settings.checkpoint_ms / 1000)
-        self._rng = random.Random()
+        self._rng = rng or random.Random()
+        self._limits = limits
         self._leaving = False
         self.stopping = False
 
@@ -212,7 +234,8 @@ class Worker:
             partition=partition,
             partitions=partitions,
             definitions=self.definitions.digest,
-            writer=uuid.uuid4().hex[:12],
+            writer=f"{self._rng.getrandbits(48):012x}",
+            limits=self._limits,
         )
 
     def _dead(self, stage: Metering) -> None:

@@ -28,6 +28,7 @@ import msgspec
 from schemas import changelog
 from schemas.changelog import Chunk, Entry
 from schemas.errors import ConfigurationError, PartitionStopped
+from schemas.partials import RECORD_MAX
 from schemas.records import Out
 from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
 
@@ -58,6 +59,19 @@ class Table(Protocol):
         """Become the state at `position`: the surviving values, and the pieces of additive kinds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes. record: of one packed record between the stages or in a changelog, at most (design §6).
+
+    slice: how much of a snapshot goes along with one checkpoint. snapshot_min: below this many changelog bytes no snapshot
+    is begun.
+    """
+
+    record: int = RECORD_MAX
+    slice: int = 4_000_000
+    snapshot_min: int = 1_000_000
+
+
 @dataclass(slots=True)
 class _Rolling:
     """A snapshot being written: where its first slice begins, the source offset it begins at, and what is left."""
@@ -71,8 +85,7 @@ class _Rolling:
 class Durable:
     """Makes one `Table` durable in one changelog partition.
 
-    writer: unique name of this owner's incarnation. slice_bytes: how much of a snapshot goes along with one checkpoint.
-    snapshot_min_bytes: below this many changelog bytes no snapshot is begun.
+    writer: unique name of this owner's incarnation.
     """
 
     table: Table
@@ -82,8 +95,7 @@ class Durable:
     partitions: int
     definitions: str
     writer: str
-    slice_bytes: int = 4_000_000
-    snapshot_min_bytes: int = 1_000_000
+    limits: Limits = Limits()
     on_restored: Callable[[float], None] = lambda _share: None
 
     accepted: int = field(default=-1, init=False)
@@ -137,14 +149,14 @@ class Durable:
         if not entries and end == self.accepted and self._rolling is None and not snapshot_due:
             return False
         rolling = self._rolling
-        if rolling is None and (snapshot_due or self._since_snapshot > max(self._live_bytes, self.snapshot_min_bytes)):
+        if rolling is None and (snapshot_due or self._since_snapshot > max(self._live_bytes, self.limits.snapshot_min)):
             rolling = self._rolling = _Rolling(self._log_end, end, table.units())
             self._live_bytes = 0
-        groups = changelog.split(entries)
+        groups = changelog.split(entries, self.limits.record)
         if rolling is not None:
             slices = self._next_slices(rolling)
             self._live_bytes += sum(len(e.key) + len(e.value or b"") for e in slices)
-            groups += [group for group in changelog.split(slices) if group]
+            groups += [group for group in changelog.split(slices, self.limits.record) if group]
         values = self._chunks(groups, self.accepted, end)
         offsets: list[int] = yield Produce([Out(self.changelog_topic, self.partition, None, value) for value in values])
         self._log_end = max(self._log_end, max(offsets) + 1)
@@ -255,7 +267,7 @@ class Durable:
     def _next_slices(self, rolling: _Rolling) -> list[Entry]:
         slices: list[Entry] = []
         size = 0
-        while rolling.rest and size < self.slice_bytes:
+        while rolling.rest and size < self.limits.slice:
             for entry in self.table.slice(rolling.rest.pop()):
                 slices.append(entry)
                 size += len(entry.key) + len(entry.value or b"")

@@ -26,7 +26,7 @@ from streams.delivery import Courier
 from streams.driver import drive
 from streams.metering import Metering, Topics
 from tables.closing import ClosingTable
-from tables.durable import Durable, Table
+from tables.durable import Durable, Limits, Table
 from tables.effects import Commit, Effect, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
 from tables.metering import MeteringTable
 from tests.usage import NOON, ListSink, usage
@@ -70,10 +70,10 @@ class Log:
 class World:
     """Everything that outlives a process. sources: partitions of usage; targets: of the partials topic."""
 
-    def __init__(self, definitions: Definitions, sources: int = 1, targets: int = 1, **durable: int) -> None:
+    def __init__(self, definitions: Definitions, sources: int = 1, targets: int = 1, **limits: int) -> None:
         self.definitions = definitions
         self.sources, self.targets = sources, targets
-        self.durable = durable
+        self.limits = limits
         self.logs: dict[tuple[str, int], Log] = defaultdict(Log)
         self.committed: dict[tuple[str, int], int] = {}
         self.generations: Counter[tuple[str, int]] = Counter()
@@ -155,7 +155,7 @@ class Process:
         self.generation = world.generations[source, partition]
         self.durable = Durable(
             table, source, changelog, partition, partitions, world.definitions.digest,
-            f"{source}-{partition}-{self.generation + 1}", **world.durable,  # type: ignore[arg-type]
+            f"{source}-{partition}-{self.generation + 1}", Limits(**world.limits),
         )  # fmt: skip
 
     def join(self, recovery: Procedure[None]) -> None:

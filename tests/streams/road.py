@@ -5,17 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from decimal import Context, Decimal, Inexact
-from functools import partial
 from typing import Any
-from unittest import mock
 
 import orjson
 
 from local.ledger import Key, Ledger
 from local.reading import Record as Judged
 from local.reading import Rules, parse_time
-from schemas import partials as wire
 from schemas.errors import BrokerError
+from schemas.partials import RECORD_MAX
 from sinks.contract import DELIVERED, retry
 from tables.effects import Commit, Effect, Produce
 from tests import pictures
@@ -50,8 +48,9 @@ class Road:
             DEFINITIONS[seed % len(DEFINITIONS)],
             sources=rng.choice([1, 2, 2, 3]),
             targets=rng.choice([1, 2]),
-            slice_bytes=rng.choice([1, 300, 5000]),
-            snapshot_min_bytes=rng.choice([0, 2000, 100_000]),
+            record=rng.choice([64, 64, 400, RECORD_MAX]),
+            slice=rng.choice([1, 300, 5000]),
+            snapshot_min=rng.choice([0, 2000, 100_000]),
         )
         for partition in range(self.world.sources):
             self._write_usage(partition, records)
@@ -64,10 +63,8 @@ class Road:
 
     def run(self) -> Road:
         """All of its life, with records so small that a partial's members travel in pieces."""
-        limit = self.rng.choice([64, 64, 400, wire.RECORD_MAX])
-        with mock.patch.object(wire, "pack", partial(wire.pack, limit=limit)):
-            self._live(45)
-            self._end()
+        self._live(45)
+        self._end()
         return self
 
     def _live(self, steps: int) -> None:

@@ -32,7 +32,7 @@ Run = Callable[[Process], None]
 
 def fresh() -> World:
     """Windows that are born, grow late, and are sealed, in two partitions; ids that are repeated and forgotten."""
-    world = World(DEFINITIONS, sources=2, slice_bytes=160, snapshot_min_bytes=100_000)
+    world = World(DEFINITIONS, sources=2, slice=160, snapshot_min=100_000)
     for partition in range(2):
         world.use(usage(f"a{partition}", NOON, n=1, user="u"), partition=partition)
         world.use(

@@ -17,7 +17,7 @@ PLACE = (LOG, 0)
 
 def kept(*lines: str) -> World:
     """A world whose log is checkpointed line by line."""
-    made = world(*(lines or ("a=1", "b=2", "c=3")), slice_bytes=10_000)
+    made = world(*(lines or ("a=1", "b=2", "c=3")), slice=10_000)
     keeper = Keeper(made)
     for _ in range(made.logs[PLACE].end):
         keeper.read(1)

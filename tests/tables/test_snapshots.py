@@ -24,7 +24,7 @@ def keep(made: World, keeper: Keeper, *lines: str, snapshot_due: bool = False) -
 
 def large(**durable: int) -> tuple[World, Keeper]:
     """Twelve notes in one checkpoint, to offset 12."""
-    made = world(*[f"note-{number:02d}=first" for number in range(12)], **({"slice_bytes": SLICE} | durable))
+    made = world(*[f"note-{number:02d}=first" for number in range(12)], **({"slice": SLICE} | durable))
     keeper = Keeper(made)
     keeper.read()
     keeper.checkpoint()
@@ -107,7 +107,7 @@ def test_a_snapshot_whose_owner_dies_in_the_middle_is_never_named() -> None:
 
 
 def test_a_snapshot_whose_last_slice_is_not_accepted_is_never_named() -> None:
-    made, keeper = large(slice_bytes=10_000)
+    made, keeper = large(slice=10_000)
     write(made, "a=1")
     keeper.read()
     made.fault = lambda effect: BEFORE if isinstance(effect, Commit) else None
@@ -119,7 +119,7 @@ def test_a_snapshot_whose_last_slice_is_not_accepted_is_never_named() -> None:
 
 
 def test_a_new_snapshot_begins_when_the_chunks_outweigh_the_state() -> None:
-    made = world(slice_bytes=10_000, snapshot_min_bytes=2_000)
+    made = world(slice=10_000, snapshot_min=2_000)
     keeper = Keeper(made)
     snapshots = set()
     for number in range(100):
@@ -133,7 +133,7 @@ def test_a_new_snapshot_begins_when_the_chunks_outweigh_the_state() -> None:
 
 def test_a_snapshot_that_is_due_is_written_even_where_nothing_is_new() -> None:
     """Retention takes the old one otherwise, and an idle partition would stop for want of its state (daily, design §2.2)."""
-    made, keeper = large(slice_bytes=10_000)
+    made, keeper = large(slice=10_000)
     for _ in range(2):
         assert keeper.checkpoint(snapshot_due=True) is True
         assert keeper.checkpoint() is False
@@ -144,7 +144,7 @@ def test_a_snapshot_that_is_due_is_written_even_where_nothing_is_new() -> None:
 
 
 def test_an_idle_partition_lives_on_as_long_as_its_snapshots_are_renewed() -> None:
-    made, keeper = large(slice_bytes=SLICE)
+    made, keeper = large(slice=SLICE)
     for _ in range(20):
         keeper.checkpoint(snapshot_due=True)
         made.logs[STATE, 0].begin = chunks(made)[-1].snapshot[0]
@@ -154,7 +154,7 @@ def test_an_idle_partition_lives_on_as_long_as_its_snapshots_are_renewed() -> No
 
 
 def test_a_late_chunk_of_a_zombie_may_name_an_older_snapshot() -> None:
-    made, keeper = large(slice_bytes=10_000)
+    made, keeper = large(slice=10_000)
     write(made, "a=1", "b=1")
     keeper.read(1)
     made.fault = lambda effect: Fault("torn", ("late",)) if isinstance(effect, Produce) else None
@@ -174,7 +174,7 @@ def test_a_late_chunk_of_a_zombie_may_name_an_older_snapshot() -> None:
 def test_any_interruption_of_any_snapshot_leaves_the_state_of_the_committed_offset(seed: int) -> None:
     """Random logs, slices, tears, late arrivals and zombies; retention cuts whatever no snapshot needs."""
     rng = random.Random(seed)
-    made = world(slice_bytes=rng.choice([1, 20, 60]), snapshot_min_bytes=rng.choice([0, 100, 100_000]))
+    made = world(slice=rng.choice([1, 20, 60]), snapshot_min=rng.choice([0, 100, 100_000]))
     owner = Keeper(made)
     zombies: list[Keeper] = []
 
