@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 from azure.core import MatchConditions
 from azure.core.exceptions import AzureError
-from azure.cosmos.aio import ContainerProxy
+from azure.cosmos.aio import ContainerProxy, CosmosClient
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
     CosmosResourceExistsError,
@@ -51,16 +51,22 @@ _FAILURES = (AzureError, OSError, TimeoutError, ValueError)
 class CosmosSink:
     """Writes revisions to two containers. See `sinks.contract.Sink` and `WindowReader` for the promises.
 
-    preferred_regions: where to write and read first, nearest first; empty for the account's own order.
+    preferred_regions: where to write and read first, nearest first; empty for the account's own order. client: makes
+    clients in place of the SDK's `CosmosClient`, as that class does; for a simulated world.
     """
 
     name = "cosmos"
     batch_max = 100
 
-    def __init__(self, settings: Settings, preferred_regions: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        preferred_regions: Sequence[str] = (),
+        client: Callable[..., CosmosClient] | None = None,
+    ) -> None:
         if settings.cosmos_key:
             _check_key(settings.cosmos_key)
-        self._account = CosmosAccount(settings, preferred_regions)
+        self._account = CosmosAccount(settings, preferred_regions, client)
         self._slots = asyncio.Semaphore(CONCURRENCY)
 
     async def open(self) -> None:

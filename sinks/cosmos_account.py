@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -49,14 +49,23 @@ REVISIONS_INDEX = indexing("subject", "window_id")
 
 
 class CosmosAccount:
-    """A client that connects when first asked, and again after it failed to. `close()` is idempotent."""
+    """A client that connects when first asked, and again after it failed to. `close()` is idempotent.
 
-    def __init__(self, settings: Settings, preferred_regions: Sequence[str] = ()) -> None:
+    client: makes clients in place of the SDK's `CosmosClient`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        preferred_regions: Sequence[str] = (),
+        client: Callable[..., CosmosClient] | None = None,
+    ) -> None:
         if not settings.cosmos_endpoint:
             raise ConfigurationError(
                 "no Cosmos DB is configured", where="METERLINE_COSMOS_ENDPOINT", hint="set it to the account's URI"
             )
         self._settings = settings
+        self._make_client = client or CosmosClient
         self._preferred_regions = list(preferred_regions)
         self._lock = asyncio.Lock()
         self._client: CosmosClient | None = None
@@ -102,7 +111,7 @@ class CosmosAccount:
         return self._client
 
     async def _entered(self, regions: list[str]) -> CosmosClient:
-        client = CosmosClient(
+        client = self._make_client(
             self._settings.cosmos_endpoint,
             self._settings.cosmos_key or self._entra(),
             # Without it the SDK writes to the first region only, however many are writable.

@@ -40,12 +40,15 @@ BUSY_S = 2.0
 
 
 class ServiceBusSink:
-    """Sends revisions to one queue. See `sinks.contract.Sink` for the promises."""
+    """Sends revisions to one queue. See `sinks.contract.Sink` for the promises.
+
+    client: makes clients in place of the SDK's `ServiceBusClient`, as that class does; for a simulated world.
+    """
 
     name = "servicebus"
     batch_max = 100
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, client: Any = None) -> None:
         if not settings.servicebus_connection_string and not settings.servicebus_namespace:
             raise ConfigurationError(
                 "no Service Bus is configured",
@@ -55,6 +58,7 @@ class ServiceBusSink:
         if settings.servicebus_connection_string:
             _check_form(settings.servicebus_connection_string)
         self._settings = settings
+        self._make_client: Any = client or ServiceBusClient
         self._lock = asyncio.Lock()
         self._client: ServiceBusClient | None = None
         self._sender: ServiceBusSender | None = None
@@ -109,7 +113,7 @@ class ServiceBusSink:
         if self._sender is None:
             options: dict[str, Any] = {"retry_total": 0, "logging_enable": False}
             if self._settings.servicebus_connection_string:
-                self._client = ServiceBusClient.from_connection_string(
+                self._client = self._make_client.from_connection_string(
                     self._settings.servicebus_connection_string, **options
                 )
             else:
@@ -117,7 +121,8 @@ class ServiceBusSink:
 
                 self._credential = self._credential or DefaultAzureCredential()
                 assert self._settings.servicebus_namespace is not None
-                self._client = ServiceBusClient(self._settings.servicebus_namespace, self._credential, **options)
+                self._client = self._make_client(self._settings.servicebus_namespace, self._credential, **options)
+            assert self._client is not None
             self._sender = self._client.get_queue_sender(self._settings.servicebus_queue)
         return self._sender
 
