@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: run test unit check format clean
+.PHONY: run test unit check format bench-recovery clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test     every test that this machine can run; a skip says what it wants"
 	@echo "make check    lint, types, the floors of the house, the Dockerfile"
 	@echo "make format   format the code"
+	@echo "make bench-recovery   a million keys restored, measured; writes bench/RESULTS.md (Linux, Java, Maven; minutes)"
 
 run: $(VENV)/.installed
 	@$(BIN)/python app.py local
@@ -33,6 +34,9 @@ check: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bench-recovery: $(VENV)/.installed-test
+	$(BIN)/python -m bench.recovery
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
