@@ -9,10 +9,30 @@
     │   ├── CommitRefused              this worker's membership is over
     │   └── SendFailed                 a record was not acknowledged
     ├── PartitionStopped               a partition must not go on; says why and how to mend it
+    ├── NotMended                      a mending that would not be exact here
     └── SinkError                      a sink is down or refuses
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+Way = Literal[
+    "records-removed-before-they-were-counted",
+    "a-log-made-anew",
+    "an-empty-changelog",
+    "a-changelog-cut-below-its-snapshot",
+    "checkpoints-that-do-not-link",
+    "a-changelog-without-an-offset",
+    "an-offset-before-the-snapshot",
+    "a-foreign-record-in-a-changelog",
+    "a-changelog-that-cannot-be-read",
+    "another-number-of-partitions",
+    "other-definitions",
+    "a-foreign-record-among-the-partials",
+    "a-record-that-cannot-be-folded",
+]
+"""Every way in which a partition may stop; each is a section of docs/mending.md."""
 
 
 class MeterlineError(Exception):
@@ -61,12 +81,20 @@ class CommitRefused(BrokerError):
 
 
 class PartitionStopped(MeterlineError):
-    """A partition must not go on, because counting on would give a wrong number (design §2.3)."""
+    """A partition must not go on, because counting on would give a wrong number (design §2.3).
 
-    def __init__(self, topic: str, partition: int, what: str, *, hint: str) -> None:
-        super().__init__(f"{topic}[{partition}] stopped: {what}", hint=hint)
+    way: which section of docs/mending.md says how to mend it; the hint names it.
+    """
+
+    def __init__(self, topic: str, partition: int, what: str, *, hint: str, way: Way) -> None:
+        super().__init__(f"{topic}[{partition}] stopped: {what}", hint=f"{hint} (docs/mending.md#{way})")
         self.topic = topic
         self.partition = partition
+        self.way = way
+
+
+class NotMended(MeterlineError):
+    """A mending was asked for that is not proven to be exact here, or not needed; nothing was changed."""
 
 
 class SinkError(MeterlineError):

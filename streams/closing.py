@@ -69,6 +69,10 @@ class Closing:
     def recover(self) -> Procedure[None]:
         """Restores the table and what is due when."""
         yield from self.durable.recover()
+        self.restored()
+
+    def restored(self) -> None:
+        """What follows a restored table: what is due when, by the definitions."""
         self.table.schedule_restored(
             {key: (self._end_ms(key), self._meters[key.meter].grace_ms) for key in self.table.windows}
         )
@@ -125,7 +129,9 @@ class Closing:
                 self._topic,
                 self._partition,
                 f"record {record.offset} is neither partials nor a watermark ({error})",
-                hint="something else writes to this topic; give it to meterline alone",
+                hint="something else writes to this topic: give it to meterline alone; then, with the workers stopped, "
+                + self._pass_over(record.offset),
+                way="a-foreign-record-among-the-partials",
             ) from None
         if not 0 <= message.source < len(self.table.sources):
             raise PartitionStopped(
@@ -133,7 +139,9 @@ class Closing:
                 self._partition,
                 f"record {record.offset} comes from usage partition {message.source}, but usage has "
                 f"{len(self.table.sources)} partitions",
-                hint="partition counts never change in place; use new topics and a new METERLINE_APP_ID",
+                hint="partition counts never change in place. If another deployment wrote it, keep that one away; then, with "
+                "the workers stopped, " + self._pass_over(record.offset),
+                way="a-foreign-record-among-the-partials",
             )
         if isinstance(message, Partials):
             for partial in message.items:
@@ -178,8 +186,7 @@ class Closing:
                 )
         watermark_ms = table.watermark_ms
         for key in sorted(table.take_due(watermark_ms)):
-            if key in table.windows and table.windows[key].revision == 0:
-                self._revise(key, "closed", watermark_ms)
+            self._revise(key, "closed", watermark_ms)
         for key in sorted(table.changed):
             window = table.windows[key]
             if not table.pending(key):
@@ -249,9 +256,14 @@ class Closing:
                 self._topic,
                 self._partition,
                 f"a partial belongs to meter {key.meter!r} with windows of {key.size}, which the meters file does not have",
-                hint="start every worker with the same meters file",
+                hint="start every worker with the meters file the deployment began with. If another deployment wrote it, keep "
+                "that one away; then, with the workers stopped, " + self._pass_over(self.table.position),
+                way="a-foreign-record-among-the-partials",
             )
         return key.start_ms + size_ms
+
+    def _pass_over(self, offset: int) -> str:
+        return f"`python app.py mend accept-gap closing {self._partition} --to {offset + 1}`"
 
     def _alarm(self, kind: str, what: str) -> None:
         alarms = self.table.counters.alarms

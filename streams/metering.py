@@ -73,13 +73,18 @@ class Metering:
     def recover(self) -> Procedure[None]:
         """Restores the table. Raises PartitionStopped where it was counted for another number of targets."""
         yield from self.durable.recover()
+        self.restored()
+
+    def restored(self) -> None:
+        """What follows a restored table: it must belong to this many targets."""
         found = len(self.table.folds)
         if found != self._targets:
             raise PartitionStopped(
                 self._topics.usage,
                 self._partition,
                 f"its state sent to {found} partitions of {self._topics.partials}, which has {self._targets} now",
-                hint="partition counts never change in place; use new topics and a new METERLINE_APP_ID",
+                hint="partition counts never change in place: use a new METERLINE_APP_ID with new topics",
+                way="another-number-of-partitions",
             )
 
     def step(self, batch: Batch) -> None:

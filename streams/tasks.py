@@ -221,8 +221,8 @@ class PartitionTask(ABC):
                 self.topic,
                 self.partition,
                 f"the log ends at {self.end}, but was folded up to {self.position}: it was cut or made anew",
-                hint="the state belongs to the log that was there; use new state and partials topics with a new "
-                "METERLINE_APP_ID for the new one",
+                hint="the state belongs to the log that was there: use a new METERLINE_APP_ID with new topics",
+                way="a-log-made-anew",
             )
 
     def _step(self, batch: Batch) -> None:
@@ -238,7 +238,10 @@ class PartitionTask(ABC):
                 self.topic,
                 self.partition,
                 f"a record at or behind offset {self.position} cannot be folded ({type(error).__name__}: {error})",
-                hint="this is a defect of meterline: keep the log, and report the record with this version",
+                hint="this is a defect of meterline: keep the log, report the record with this version, and wait for a newer "
+                "one. If you cannot wait, with the workers stopped `python app.py mend accept-gap "
+                f"{self.stage} {self.partition} --to {self.position + 1}` goes on behind it and puts it into the audit",
+                way="a-record-that-cannot-be-folded",
             ) from error
 
     def _on_restored(self, share: float) -> None:

@@ -83,6 +83,8 @@ def value(aggregation: str, shares: Mapping[int, Contribution], members: int) ->
         return Decimal(events)
     if aggregation == "unique_count":
         return Decimal(members)
+    if events == 0:  # all of it was taken back (a gap in METERING): there is nothing, whatever the aggregation
+        return Decimal(0)
     if aggregation == "latest":
         _, amount = max(
             ((share.at[0], source, share.at[1], share.at[2]), share.amount)

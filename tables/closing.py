@@ -13,6 +13,7 @@ from schemas.changelog import Entry
 from schemas.partials import NEVER, Contribution, Partial, Watermark
 from schemas.windows import WindowKey
 from tables.aggregates import events_and_digest
+from tables.gaps import Gap
 from tables.metering import decode_key, encode_key, member_pieces, split_members
 from tables.outbox import Outbox
 
@@ -54,7 +55,10 @@ class WindowState(msgspec.Struct, array_like=True):
 
 @dataclass(slots=True)
 class Counters:
-    """Counts of this partition since the deployment began. alarms: by kind; each is also told as an effect of its step."""
+    """Counts of this partition since the deployment began. alarms: by kind; each is also told as an effect of its step.
+
+    gaps: offsets of the partials log that were passed over.
+    """
 
     windows_opened: int = 0
     windows_closed: int = 0
@@ -62,6 +66,7 @@ class Counters:
     revisions: int = 0
     delivered: dict[str, int] = field(default_factory=dict)
     alarms: dict[str, int] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -76,6 +81,7 @@ class ClosingTable:
     sources: N, how many partitions the usage topic has. sinks: names of those that get every revision.
     """
 
+    stage = "closing"
     additive = frozenset({"members"})
 
     def __init__(self, sources: int, correct_for_ms: int, sinks: tuple[str, ...]) -> None:
@@ -110,8 +116,10 @@ class ClosingTable:
         Members are looked at too: the many members of one partial come in pieces, and each carries the whole share.
         """
         window = self.windows[key]
-        said = (window.said_events, window.said_digest)
-        return events_and_digest(window.shares) != said or len(self.members.get(key, ())) != window.said_members
+        if len(self.members.get(key, ())) != window.said_members:
+            return True
+        counted = events_and_digest(window.shares)
+        return counted[0] + window.said_events > 0 and counted != (window.said_events, window.said_digest)
 
     def touch(self, key: WindowKey) -> None:
         """The window's state changed."""
@@ -145,17 +153,35 @@ class ClosingTable:
         if mark.through >= source.through:
             source.through, source.folds = mark.through, mark.folds
 
+    def accept(self, gap: Gap) -> None:
+        """The offsets of a gap will never be joined; the state goes on behind it."""
+        assert gap.start == self.position < gap.end, "a gap begins where the state ends"
+        self.counters.gaps.append(gap)
+        self.position = gap.end
+
     def take_due(self, watermark_ms: int) -> list[WindowKey]:
-        """Open windows whose end + grace has passed; each is given once."""
-        return _pop_due(self._closes, watermark_ms)
+        """Open windows whose end + grace has passed; each is given once.
+
+        One of which all usage was taken back (a gap in METERING) has nothing to say: it stays open, until there is some.
+        """
+        due = []
+        for place in _pop_due(self._closes, watermark_ms):
+            window = self.windows.get(place[1])
+            if window is not None and window.revision == 0:
+                if self.pending(place[1]):
+                    due.append(place[1])
+                else:
+                    heapq.heappush(self._closes, place)
+        return due
 
     def take_sealed(self, watermark_ms: int) -> list[WindowKey]:
         """Windows whose end + correct_for has passed; each is given once."""
-        return _pop_due(self._seals, watermark_ms)
+        return [key for _, key in _pop_due(self._seals, watermark_ms)]
 
     def remove(self, key: WindowKey) -> None:
         """A sealed window is forgotten. It is never made again (design §2.5)."""
-        del self.windows[key]
+        if self.windows.pop(key).revision == 0:
+            self.counters.windows_opened -= 1  # all of its usage was taken back: it never was
         self.members.pop(key, None)
         self._new_members.pop(key, None)
         self.changed.discard(key)
@@ -236,8 +262,8 @@ class ClosingTable:
         return Entry("window", encode_key(key), None if window is None else _encoder.encode(window))
 
 
-def _pop_due(heap: list[tuple[int, WindowKey]], watermark_ms: int) -> list[WindowKey]:
+def _pop_due(heap: list[tuple[int, WindowKey]], watermark_ms: int) -> list[tuple[int, WindowKey]]:
     due = []
     while heap and heap[0][0] <= watermark_ms:
-        due.append(heapq.heappop(heap)[1])
+        due.append(heapq.heappop(heap))
     return due

@@ -19,7 +19,7 @@ Recovery
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
@@ -27,7 +27,7 @@ import msgspec
 
 from schemas import changelog
 from schemas.changelog import Chunk, Entry
-from schemas.errors import ConfigurationError, PartitionStopped
+from schemas.errors import ConfigurationError, PartitionStopped, Way
 from schemas.partials import RECORD_MAX
 from schemas.records import Out
 from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
@@ -39,6 +39,9 @@ class DefinitionsDiffer(ConfigurationError):
 
 class Table(Protocol):
     """The state of one partition, as the checkpoint sees it."""
+
+    stage: str
+    """Whose state this is: `metering` or `closing`."""
 
     additive: frozenset[str]
     """Kinds whose entries are pieces to be united, not values to be replaced."""
@@ -122,21 +125,83 @@ class Durable:
             self._stop(
                 f"the committed offset {committed} is no longer in {self.source_topic}, which begins at {source_begin}: "
                 f"{source_begin - committed} offsets were removed before they were counted",
-                "the records are gone from the log; restore them from Event Hubs Capture or the producers, and do not "
-                "reset the offset: counting on would bill too little without saying so",
+                "do not reset the offset: counting on would bill too little without saying so. With the workers stopped "
+                f"{self._mend('accept-gap', f'--to {source_begin}')} goes on behind the gap and puts it into the audit",
+                "records-removed-before-they-were-counted",
             )
         if committed > source_end:
             self._stop(
                 f"the committed offset {committed} lies beyond the end of {self.source_topic}, {source_end}",
-                "the topic was made anew or belongs to another deployment; use a new METERLINE_APP_ID and new state topics",
+                "the topic was made anew or belongs to another deployment: use a new METERLINE_APP_ID with new topics",
+                "a-log-made-anew",
             )
         if end == begin:
             self._stop(
                 f"there is a committed offset ({committed}) but the changelog {self.changelog_topic} is empty",
-                "retention removed the state, or it is another topic; set its retention above the checkpoint interval by "
-                "far, and rebuild into new state and partials topics with a new METERLINE_APP_ID",
+                "retention removed the state, or the topic was made anew; with the workers stopped "
+                f"{self._mend('rebuild')} folds {self.source_topic} again, where that still holds everything",
+                "an-empty-changelog",
             )
         yield from self._replay(committed, begin, end)
+
+    def restore(self, offset: int) -> Procedure[None]:
+        """Restores the table at `offset`, whatever group and source log say; for mending. Raises as `recover` does."""
+        begin, end = yield ReadBounds(self.changelog_topic)
+        self._log_end = end
+        yield from self._replay(offset, begin, end)
+
+    def restart(self, offset: int) -> Procedure[None]:
+        """The empty table at `offset`, to fold a source log anew; for mending. Writes nothing."""
+        _, self._log_end = yield ReadBounds(self.changelog_topic)
+        self.table.restore({}, [], offset)
+        self.accepted = offset
+
+    def rewrite(self) -> Procedure[None]:
+        """Writes the whole table as one checkpoint that is its own snapshot, and commits; for mending.
+
+        Its chunks name themselves as the snapshot, so nothing before them is ever read again. Torn, they are not whole, and
+        recovery stops as it did before.
+        """
+        table, at = self.table, self.table.position
+        table.touched()
+        self.snapshot = (self._log_end, at)
+        entries = (entry for unit in table.units() for entry in table.slice(unit))
+        values = self._chunks(changelog.split(entries, self.limits.record), at, at)
+        portion = max(1, self.limits.slice // self.limits.record)
+        for first in range(0, len(values), portion):
+            part = values[first : first + portion]
+            offsets: list[int] = yield Produce([Out(self.changelog_topic, self.partition, None, v) for v in part])
+            self._log_end = max(self._log_end, max(offsets) + 1)
+        yield Commit(at)
+        self.accepted = at
+
+    def newest_proven(self) -> Procedure[int | None]:
+        """The highest offset to which whole checkpoints lead from the newest snapshot; None where not even that is whole.
+
+        The state there is right whether or not it was ever committed: each link is a function of the log (design §2.1), and
+        was written after the emit through its end (§2.2). Raises PartitionStopped where the changelog cannot be read.
+        """
+        begin, end = yield ReadBounds(self.changelog_topic)
+        if begin == end:
+            return None
+        log_offset, floor = (yield from self._last_chunk(begin, end)).snapshot
+        if log_offset < begin:
+            return None
+        seen: dict[tuple[str, int, int, int, int], set[int]] = {}
+        at = log_offset
+        while at < end:
+            records: list[tuple[int, bytes]] = yield ReadLog(self.changelog_topic, at, end)
+            if not records:
+                break
+            for offset, value in records:
+                chunk = self._decode(offset, value)
+                self._check_partitions(chunk)
+                if chunk.end >= floor:
+                    seen.setdefault((chunk.writer, chunk.number, chunk.start, chunk.end, chunk.of), set()).add(
+                        chunk.index
+                    )
+            at = records[-1][0] + 1
+        return max(_reached(seen, floor), default=None)
 
     def checkpoint(self, *, snapshot_due: bool = False) -> Procedure[bool]:
         """Makes the table durable at its position. True if something was written, False where nothing had changed.
@@ -179,10 +244,19 @@ class Durable:
                     self._stop(
                         f"the changelog {self.changelog_topic} holds state, but there is no committed offset for "
                         f"{self.source_topic}",
-                        "the group's offsets expired or METERLINE_APP_ID changed; bring the old id back, or begin with new "
-                        "state and partials topics. Starting from nothing here would overwrite true totals",
+                        "the group's offsets expired, or METERLINE_APP_ID changed: then bring the old id back; else, with the "
+                        f"workers stopped, {self._mend('offset')}. Starting from nothing would overwrite true totals",
+                        "a-changelog-without-an-offset",
                     )
             at = records[-1][0] + 1
+        if begin > 0:
+            self._stop(
+                f"{self.changelog_topic} held state before its offset {begin}, which was removed, and there is no committed "
+                f"offset for {self.source_topic}",
+                f"with the workers stopped {self._mend('offset')} commits what the rest of it proves, or "
+                f"{self._mend('rebuild')} folds {self.source_topic} again, where that still holds everything",
+                "an-empty-changelog",
+            )
         self.snapshot = (end, source_begin)
         self.table.restore({}, [], source_begin)
         values = self._chunks([[]], source_begin, source_begin, first_act=True)
@@ -198,13 +272,16 @@ class Durable:
             self._stop(
                 f"the committed offset {committed} lies before the newest snapshot of {self.changelog_topic}, which begins "
                 f"at {floor}",
-                "the committed offset was moved back by hand; put the offset back, or rebuild into new state and partials "
-                "topics with a new METERLINE_APP_ID",
+                "the committed offset was moved back by hand; put the offset back, or, with the workers stopped, "
+                f"{self._mend('offset')}",
+                "an-offset-before-the-snapshot",
             )
         if log_offset < begin:
             self._stop(
                 f"the newest snapshot of {self.changelog_topic} began at its offset {log_offset}, which now begins at {begin}",
-                "retention cut the changelog; give it more retention, and rebuild into new state and partials topics",
+                "retention cut the changelog: give it more, by far. With the workers stopped "
+                f"{self._mend('rebuild')} folds {self.source_topic} again, where that still holds everything",
+                "a-changelog-cut-below-its-snapshot",
             )
         best: dict[tuple[str, bytes], tuple[int, bytes | None]] = {}
         pieces: list[Entry] = []
@@ -240,7 +317,7 @@ class Durable:
                 "this partition was counted with other meters or stream settings",
                 where=f"{self.source_topic}[{self.partition}]",
                 hint="start every worker with the meters file the deployment began with; changing definitions in place "
-                "is not built yet: use a new METERLINE_APP_ID with new state and partials topics",
+                "is not built yet: use a new METERLINE_APP_ID with new topics (docs/mending.md#other-definitions)",
             )
         self.snapshot, self.accepted, self._since_snapshot, self._live_bytes = (log_offset, floor), committed, read, 0
         self.table.restore({k: v for k, (_, v) in best.items() if v is not None}, pieces, committed)
@@ -260,7 +337,9 @@ class Durable:
             if at == begin:
                 self._stop(
                     f"the changelog {self.changelog_topic} says it has records ({begin} to {end}), but none can be read",
-                    "look at the broker; nothing was changed",
+                    "look at the broker; nothing was changed. If they are gone for good, with the workers stopped "
+                    f"{self._mend('rebuild')}",
+                    "a-changelog-that-cannot-be-read",
                 )
             back *= 2
 
@@ -300,7 +379,9 @@ class Durable:
         except msgspec.DecodeError as error:
             self._stop(
                 f"record {offset} of {self.changelog_topic} is no chunk of a checkpoint ({error})",
-                "something else writes to this topic; give meterline's state topics to meterline alone",
+                "something else writes to this topic: give meterline's state topics to meterline alone; then, with the "
+                f"workers stopped, {self._mend('rebuild')}",
+                "a-foreign-record-in-a-changelog",
             )
 
     def _check_partitions(self, chunk: Chunk) -> None:
@@ -308,22 +389,32 @@ class Durable:
             self._stop(
                 f"the changelog {self.changelog_topic} belongs to a {self.source_topic} of {chunk.partitions} partitions; "
                 f"it has {self.partitions} now",
-                "partition counts never change in place: keys would move. Use new topics and a new METERLINE_APP_ID",
+                "partition counts never change in place: keys would move. Use a new METERLINE_APP_ID with new topics",
+                "another-number-of-partitions",
             )
 
     def _check_links(self, seen: dict[tuple[str, int, int, int, int], set[int]], floor: int, committed: int) -> None:
-        links = sorted((end, start) for (_, _, start, end, of), got in seen.items() if len(got) == of)
-        reached: set[int] = set()  # the snapshot's own first checkpoint has to be whole too
-        for end, start in links:
-            if start in reached or end == floor:
-                reached.add(end)
+        reached = _reached(seen, floor)
         if committed not in reached:
             self._stop(
                 f"the checkpoints in {self.changelog_topic} do not lead from the snapshot at {floor} to the committed "
                 f"offset {committed}; they reach {max(reached, default='not even that')}",
-                "the changelog lost records or the committed offset was moved by hand; put the offset back, or rebuild "
-                "into new state and partials topics",
+                "the changelog lost records or the committed offset was moved by hand: put the offset back; or, with the "
+                f"workers stopped, {self._mend('offset')} or {self._mend('rebuild')}",
+                "checkpoints-that-do-not-link",
             )
 
-    def _stop(self, what: str, hint: str) -> NoReturn:
-        raise PartitionStopped(self.source_topic, self.partition, what, hint=hint)
+    def _mend(self, how: str, more: str = "") -> str:
+        return f"`python app.py mend {' '.join(filter(None, (how, self.table.stage, str(self.partition), more)))}`"
+
+    def _stop(self, what: str, hint: str, way: Way) -> NoReturn:
+        raise PartitionStopped(self.source_topic, self.partition, what, hint=hint, way=way)
+
+
+def _reached(seen: Mapping[tuple[str, int, int, int, int], set[int]], floor: int) -> set[int]:
+    """The offsets to which whole checkpoints lead from the snapshot at `floor`."""
+    reached: set[int] = set()  # the snapshot's own first checkpoint has to be whole too
+    for end, start in sorted((end, start) for (_, _, start, end, of), got in seen.items() if len(got) == of):
+        if start in reached or end == floor:
+            reached.add(end)
+    return reached

@@ -55,6 +55,24 @@ class ReadLog:
     end: int
 
 
-Effect = Produce | Commit | ReadCommitted | ReadBounds | ReadLog
+@dataclass(frozen=True, slots=True)
+class ReadRecords:
+    """As ReadLog, whole records. Result: list[Record]. For mending, which folds a source log anew."""
+
+    topic: str
+    offset: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A read as the owner of another source partition would do it. Result: that of `effect`. For mending."""
+
+    topic: str
+    partition: int
+    effect: ReadCommitted | ReadBounds | ReadLog | ReadRecords
+
+
+Effect = Produce | Commit | ReadCommitted | ReadBounds | ReadLog | ReadRecords | At
 Procedure = Generator[Effect, Any, T]
 """A generator of effects that returns T."""

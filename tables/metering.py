@@ -12,6 +12,7 @@ from schemas.partials import MEMBER_BYTES, NEVER, Contribution
 from schemas.windows import WindowKey
 from tables.aggregates import Share
 from tables.dedupe import KnownIds
+from tables.gaps import Gap
 from tables.ledger import Ledger
 
 _PIECE = 32_000 // MEMBER_BYTES * MEMBER_BYTES
@@ -23,6 +24,7 @@ class _Meta(msgspec.Struct, array_like=True):
     counts: list[int]
     reasons: dict[str, int]
     folds: list[int]
+    gaps: list[Gap] = []
 
 
 class _Saved(msgspec.Struct, array_like=True):
@@ -84,6 +86,7 @@ class MeteringTable:
     leaves first (design §2.2).
     """
 
+    stage = "metering"
     additive = frozenset({"ids", "members"})
 
     def __init__(self, targets: int, correct_for_ms: int) -> None:
@@ -91,6 +94,7 @@ class MeteringTable:
         self.watermark_ms = NEVER
         self.ledger = Ledger()
         self.folds = [0] * targets
+        self.gaps: list[Gap] = []
         self.partials: dict[WindowKey, OpenPartial] = {}
         self.dirty: dict[WindowKey, OpenPartial] = {}
         self.ids = KnownIds(correct_for_ms)
@@ -130,6 +134,24 @@ class MeteringTable:
             partial.members.add(member)
             partial.fresh_members.add(member)
             self._new_members.setdefault(key, set()).add(member)
+
+    def accept(self, gap: Gap) -> None:
+        """The offsets of a gap will never be counted; the state goes on behind it."""
+        assert gap.start == self.position < gap.end, "a gap begins where the state ends"
+        self.gaps.append(gap)
+        self.position = gap.end
+
+    def send_again(self, keys: Iterable[WindowKey]) -> None:
+        """Partials that are to leave with the next emit, changed or not, with all their members."""
+        for key in keys:
+            partial = self.dirty[key] = self.partials[key]
+            partial.fresh_members = set(partial.members)
+
+    def restate(self, key: WindowKey, through: int) -> None:
+        """A live partial is what it is through that offset, although nothing was folded; it is to leave again."""
+        self.partials[key].share.through = through
+        self._touched.add(key)
+        self.send_again([key])
 
     def take_dirty(self) -> list[tuple[WindowKey, OpenPartial]]:
         """Partials changed since the last call, in the order of their keys."""
@@ -195,7 +217,7 @@ class MeteringTable:
 
     def _meta(self) -> Entry:
         counts = [getattr(self.ledger, name) for name in _COUNTS]
-        meta = _Meta(self.watermark_ms, counts, self.ledger.reasons, self.folds)
+        meta = _Meta(self.watermark_ms, counts, self.ledger.reasons, self.folds, self.gaps)
         return Entry("meta", _META_KEY, _encoder.encode(meta))
 
     def _restore_meta(self, meta: _Meta) -> None:
@@ -204,6 +226,7 @@ class MeteringTable:
             setattr(self.ledger, name, count)
         self.ledger.reasons = meta.reasons
         self.folds = meta.folds
+        self.gaps = meta.gaps
 
     def _entry(self, key: WindowKey) -> Entry:
         partial = self.partials.get(key)

@@ -104,6 +104,19 @@ class Outbox:
         """A sink refuses it for good. True if that is news."""
         return self._mark(message_id, sink, _Mark("parked", reason[:500]))
 
+    def unpark(self, sink: str | None = None) -> list[str]:
+        """What a sink (every sink, if None) had refused for good is to be handed over again; the message ids.
+
+        For mending: it takes its place in the line with the next `restored`.
+        """
+        unparked = []
+        for message_id, item in self.items.items():
+            for name in [n for n, mark in item.marks.items() if mark.kind == "parked" and sink in (None, n)]:
+                del item.marks[name]
+                self._touched_marks.add((message_id, name))
+                unparked.append(message_id)
+        return unparked
+
     def touched(self) -> list[Entry]:
         """Entries changed since the last call, removals too."""
         self._asked = self._order

@@ -27,7 +27,7 @@ from streams.driver import drive
 from streams.metering import Metering, Topics
 from tables.closing import ClosingTable
 from tables.durable import Durable, Limits, Table
-from tables.effects import Commit, Effect, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
+from tables.effects import At, Commit, Effect, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog, ReadRecords
 from tables.metering import MeteringTable
 from tests.usage import NOON, ListSink, usage
 
@@ -92,8 +92,9 @@ class World:
         return result
 
     def _do(self, process: Process, effect: Effect, fates: tuple[str, ...]) -> Any:
-        durable = process.durable
-        name = (durable.source_topic, durable.partition)
+        name = (process.durable.source_topic, process.durable.partition)
+        if isinstance(effect, At):
+            name, effect = (effect.topic, effect.partition), effect.effect
         match effect:
             case Produce(records):
                 return [
@@ -106,11 +107,13 @@ class World:
             case ReadCommitted():
                 return self.committed.get(name)
             case ReadBounds(topic):
-                log = self.logs[topic, durable.partition]
+                log = self.logs[topic, name[1]]
                 return log.begin, log.end
             case ReadLog(topic, offset, end):
-                found = self.logs[topic, durable.partition].records[offset : min(end, offset + 7)]
+                found = self.logs[topic, name[1]].records[offset : min(end, offset + 7)]
                 return [(record.offset, record.value) for record in found]
+            case ReadRecords(topic, offset, end):
+                return self.logs[topic, name[1]].records[offset : min(end, offset + 7)]
         return None
 
     def _send(self, out: Out, fate: str) -> int:

@@ -18,6 +18,7 @@ LOG, STATE = "log", "state"
 class Notes:
     """Implements `tables.durable.Table`."""
 
+    stage = "metering"
     additive = frozenset({"thing"})
 
     def __init__(self) -> None:
