@@ -162,21 +162,23 @@ class Region:
         after = regions.receive(before, version)
         self._items[address] = after
         self._advance(address[0], version.origin, version.clock[version.origin])
-        if _shown(before) != _shown(after):
-            self._account.note(self.name, address, _winner(after), "replicated")
+        shown = _shown(after)
+        if shown is not None and shown != _shown(before):
+            self._account.note(self.name, address, orjson.loads(shown), "replicated")
 
     def _write(self, address: Address, document: dict[str, Any], how: str) -> bytes:
         container = address[0]
         sequence = self.progress(container)[self._index] + 1
         etag, ts = self._account.next_etag(), int(asyncio.get_running_loop().time())
-        body = orjson.dumps(documents.stamped(document, rid=etag, link="", etag=etag, ts=ts))
+        item = documents.stamped(document, rid=etag, link="", etag=etag, ts=ts)
+        body = orjson.dumps(item)
         priority = documents.priority(document, self._account.containers[container].conflict_path)
         before = self._items.get(address, ())
         self._items[address], version = regions.write(
             before, self._index, sequence, priority=priority, ts=ts, body=body
         )
         self._advance(container, self._index, sequence)
-        self._account.note(self.name, address, version, how)
+        self._account.note(self.name, address, item, how)
         self._account.replicate(self._index, address, version)
         return body
 
@@ -194,7 +196,8 @@ class Region:
 class TwoRegions:
     """The account. regions: by name, in the account's own order. history: every change of what a region shows.
 
-    replication_s: the least and the most a write takes to the other region.
+    replication_s: the least and the most a write takes to the other region. sessions: whether its consistency is Session,
+    Azure's default: a client reads what it wrote, or is told 404/1002; else it is Eventual.
     """
 
     def __init__(
@@ -202,7 +205,10 @@ class TwoRegions:
         rng: random.Random,
         names: tuple[str, str] = ("North Europe", "West Europe"),
         replication_s: tuple[float, float] = REPLICATION_S,
+        *,
+        sessions: bool = True,
     ) -> None:
+        self.sessions = sessions
         self.regions = {name: Region(self, index, name) for index, name in enumerate(names)}
         self.databases: set[str] = set()
         self.containers: dict[str, ContainerSettings] = {}
@@ -254,9 +260,8 @@ class TwoRegions:
         self._etag += 1
         return f'"{self._etag:08x}"'
 
-    def note(self, region: str, address: Address, version: Version, how: str) -> None:
-        """Keeps a change for the judge."""
-        item = orjson.loads(version.body or b"{}")
+    def note(self, region: str, address: Address, item: Mapping[str, Any], how: str) -> None:
+        """Keeps a change for the judge: what the region shows now of the item."""
         now_s = asyncio.get_running_loop().time()
         self.history.append(Write(now_s, region, address[0], address[2], int(item["revision"]), item["_etag"], how))
 
@@ -277,12 +282,6 @@ class TwoRegions:
         while road.waiting and road.waiting[0][0] <= now_s:
             _, address, version = road.waiting.popleft()
             target.receive(address, version)
-
-
-def _winner(siblings: Siblings) -> Version:
-    version = regions.winner(siblings)
-    assert version is not None
-    return version
 
 
 def _shown(siblings: Siblings) -> bytes | None:

@@ -4,7 +4,8 @@ It does what the SDK does between a call and the wire, read from its source and 
 
 - the first preferred region that is not marked unavailable takes reads and writes; reads and writes are marked apart;
 - no connection, a cut one and silence are asked again in the same region (`retry_connect`, `retry_read`), then in the next,
-  and mark the region (`_retry_utility_async`, `_service_request_retry_policy`): so a write may be applied up to four times;
+  and mark the region (`_retry_utility_async`, `_service_request_retry_policy`); aiohttp doubles a GET or PUT whose connection
+  is cut: so a create may be applied four times, and a replace be asked for eight times;
 - 503 goes to the next region and back, without a mark (`_service_unavailable_retry_policy`); 408 and 5xx only for reads
   (`_timeout_failover_retry_policy`); 404/1002 asks every region, then forgets the session (`_session_retry_policy`);
 - marks end with the health check, at the start and every five minutes (`_global_endpoint_manager_async`);
@@ -53,6 +54,9 @@ PAUSE_S = 0.5
 """Before the next region is asked because of a status (`_ServiceUnavailableRetryPolicy`, `_TimeoutFailoverRetryPolicy`)."""
 
 SESSION_NOT_AVAILABLE = 1002
+_IDEMPOTENT = frozenset({"account", "read_database", "read_container", "read", "replace"})
+"""GET and PUT: aiohttp itself sends them once more over a new connection when theirs is cut (`ClientSession._request`)."""
+
 _ERRORS = {404: CosmosResourceNotFoundError, 409: CosmosResourceExistsError, 412: CosmosAccessConditionFailedError}
 
 
@@ -143,10 +147,11 @@ class CosmosClient:
 
     def order(self, write: bool) -> list[Region]:
         """The regions in the order they are asked: marked ones last."""
-        everywhere = list(self.account.regions)
         if write and not self._may_write_anywhere:
             return [self.account.first]
-        wanted = self._preferred or everywhere
+        wanted = self._preferred or list(self.account.regions)
+        if not self._marked:
+            return [self.account.regions[name] for name in wanted]
         marked = [name for name in wanted if (name, write) in self._marked]
         return [self.account.regions[name] for name in (*(n for n in wanted if n not in marked), *marked)]
 
@@ -244,8 +249,8 @@ class CosmosClient:
         """As `ExecuteAsync` does: every policy counts for itself."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        region = order()[0]
-        tries = len(order())
+        first = order()
+        region, tries = first[0], len(first)
         unreachable = unavailable_times = failed_times = behind_times = 0
         last: Exception | None = None
         while True:
@@ -318,11 +323,15 @@ class CosmosClient:
             if left_s is not None:
                 left_s -= loop.time() - began_s
 
-    async def _once(self, region: Region, operation: str, apply: Callable[[], T], patience_s: float) -> T:
+    async def _once(
+        self, region: Region, operation: str, apply: Callable[[], T], patience_s: float, *, again: bool = True
+    ) -> T:
         """One request over the wire; what the SDK's transport makes of its failure."""
         try:
             return await self._wire.ask(service(region.name), operation, apply, patience_s=patience_s)
         except NoAnswer as error:
+            if again and not error.silent and operation in _IDEMPOTENT:
+                return await self._once(region, operation, apply, patience_s, again=False)
             if error.silent:
                 silence = aiohttp.ServerTimeoutError("Timeout on reading data from socket")
                 raise ServiceResponseTimeoutError(str(silence), error=silence) from None
@@ -339,7 +348,7 @@ class CosmosClient:
             _raise(CosmosError(408, "The request timed out."), region)
 
     def _saw(self, container: str | None, progress: tuple[int, ...]) -> None:
-        if container is not None:
+        if container is not None and self.account.sessions:
             seen = self.sessions.setdefault(container, [0] * len(progress))
             self.sessions[container] = [max(pair) for pair in zip(seen, progress, strict=True)]
 
