@@ -19,6 +19,7 @@ from schemas.records import Batch, Out
 from streams.clock import Clock
 from streams.closing import Closing
 from streams.driver import drive
+from streams.ending import end
 from streams.metering import Metering
 from tables.durable import DefinitionsDiffer, Durable
 from tables.effects import Effect, Procedure, Produce
@@ -101,8 +102,7 @@ class PartitionTask(ABC):
         """Ends without another effect; whoever waits in `offer` is let go."""
         self._closed = True
         if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+            await end([self._running])
         self._drain()
 
     async def _run(self) -> None:
@@ -234,15 +234,7 @@ class PartitionTask(ABC):
         except Exception as error:
             self._broken = True
             log.exception("%s %s[%d] cannot fold", self.stage, self.topic, self.partition)
-            raise PartitionStopped(
-                self.topic,
-                self.partition,
-                f"a record at or behind offset {self.position} cannot be folded ({type(error).__name__}: {error})",
-                hint="this is a defect of meterline: keep the log, report the record with this version, and wait for a newer "
-                "one. If you cannot wait, with the workers stopped `python app.py mend accept-gap "
-                f"{self.stage} {self.partition} --to {self.position + 1}` goes on behind it and puts it into the audit",
-                way="a-record-that-cannot-be-folded",
-            ) from error
+            raise self.durable.cannot_fold(error) from error
 
     def _on_restored(self, share: float) -> None:
         self.restored = share

@@ -24,6 +24,7 @@ from sinks.contract import Sink
 from streams.clock import Clock, SystemClock
 from streams.closing import Alarm, Closing
 from streams.delivery import Backoff, Courier
+from streams.ending import end
 from streams.live import LiveFeed
 from streams.metering import Metering, Topics
 from streams.tasks import ClosingTask, MeteringTask, Pace, PartitionTask, Performer
@@ -162,9 +163,7 @@ class Worker:
         self.metering = {}
         self.membership = None
         couriers = [running for one in owned.values() for running in one.running]
-        for running in couriers:
-            running.cancel()
-        await asyncio.gather(*couriers, *(task.close() for task in tasks), return_exceptions=True)
+        await asyncio.gather(end(couriers), *(task.close() for task in tasks), return_exceptions=True)
 
     async def offer(self, topic: str, partition: int, batch: Batch) -> None:
         """A batch came. One for a partition that is not owned now is dropped: whoever owns it reads it again."""
