@@ -21,7 +21,7 @@ COUNTERS = ("read", "counted", "duplicate", "unmatched", "dead_lettered", *(f"de
 COUNTERS += ("late", "ticks", "ticks_refused", "keyless")
 EXACT = Context(prec=60, traps=[Inexact, InvalidOperation, Overflow])
 AVERAGE = Context(prec=34, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, Overflow])
-RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 NEVER = -(1 << 62)  # the watermark before the first time seen
 
 Window = tuple[str, str, tuple[tuple[str, str], ...], int, str]  # subject, meter slug, group, start_ms, size

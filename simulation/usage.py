@@ -156,6 +156,7 @@ class _Usage:
         self._rng = rng
         self._meters: list[dict[str, Any]] = document["meters"]
         self._types = list(dict.fromkeys(meter["event_type"] for meter in self._meters))
+        self._read_values = [meter["event_type"] for meter in self._meters if "value" in meter]
         self._tolerance_ms = TOLERANCE_MS[document["stream"]["future_tolerance"]]
         self._correct_for_ms = CORRECT_FOR_MS[document["stream"]["correct_for"]]
         self._start_ms, self._span_ms = start_ms, span_ms
@@ -346,6 +347,10 @@ class _Usage:
         bad_values.append(orjson.Fragment(b"0." + b"1" * 19))
         bad_value = self._rng.choice(bad_values)
         missing = self._rng.choice(["subject", "time", "data"])
+        # Whether data that is no object matters to a meter that reads nothing in it is left open by the design.
+        bad_data: Any = {}
+        if event["type"] in self._read_values:
+            bad_data = self._rng.choice([None, 7, "text", [], {}])
         return self._rng.choice(
             [
                 event | {"subject": self._rng.choice(["", None, "s" * 513, "é" * 257])},
@@ -353,7 +358,7 @@ class _Usage:
                 event | {"time": self._rng.choice(bad_times)},
                 event | {"data": event["data"] | {"amount": bad_value, "usage": {"total": bad_value}}},
                 event | {"data": event["data"] | {"user": self._rng.choice([None, {}, []])}},
-                event | {"data": self._rng.choice([None, 7, "text", [], {}])},
+                event | {"data": bad_data},
             ]
         )
 

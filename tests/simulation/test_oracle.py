@@ -84,7 +84,7 @@ def test_it_is_short_and_shares_no_code_with_the_product() -> None:
 # --- one event, one fate ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [None, b"", b"[]", b"{", b"\xff", b"42", b'"use"', b"null", b'{"data": NaN}'])
+@pytest.mark.parametrize("value", [None, b"", b"[]", b"{", b"\xff", b"42", b'"use"', b"null", b"{}\xff"])
 def test_a_record_that_holds_no_event_is_one_malformed_event(value: bytes | None) -> None:
     logs = Logs()
     assert logs.read(value) == ["malformed"]
@@ -108,6 +108,12 @@ def test_a_record_that_holds_no_event_is_one_malformed_event(value: bytes | None
 )
 def test_an_element_that_is_no_cloudevent_is_malformed_alone(event: Any) -> None:
     assert Logs().read(use("2"), event, use("3")) == ["counted", "malformed", "counted"]
+
+
+def test_a_number_that_is_none_in_json_makes_the_record_undecodable() -> None:
+    record = json.dumps(use("1", n=float("nan"))).encode()
+    assert b"NaN" in record
+    assert Logs().read(record) == ["malformed"]
 
 
 def test_a_type_that_no_meter_reads_is_unmatched_whatever_else_is_wrong_with_it() -> None:
@@ -208,6 +214,18 @@ def test_an_id_that_is_counted_again_is_known_with_its_new_time() -> None:
     logs.read(tick(NOON + 5 * MINUTE), at_ms=NOON + 5 * MINUTE)
     logs.read(use("1", NOON + 5 * MINUTE), at_ms=NOON + 5 * MINUTE)
     assert list(logs.oracle.known(0, 3).values()) == [NOON + 5 * MINUTE]
+
+
+def test_an_id_may_be_forgotten_and_counted_again_inside_one_envelope() -> None:
+    logs = Logs()
+    old, new = NOON - 6 * MINUTE, NOON
+    assert logs.read(use("1", old), tick(NOON), use("1", new), use("1", new)) == [
+        "counted",
+        "tick",
+        "counted",
+        "duplicate",
+    ]
+    assert list(logs.oracle.known(0, 1).values()) == [new]
 
 
 def test_a_duplicate_does_not_prolong_what_is_known() -> None:
