@@ -203,6 +203,33 @@ class Durable:
             at = records[-1][0] + 1
         return max(_reached(seen, floor), default=None)
 
+    def newest_definitions(self) -> Procedure[str | None]:
+        """The digest of the definitions that the changelog's last chunk was written with; None where there is none."""
+        begin, end = yield ReadBounds(self.changelog_topic)
+        return None if begin == end else (yield from self._last_chunk(begin, end)).definitions
+
+    def first_act(self) -> Procedure[int | None]:
+        """The source offset at which this partition began, if the changelog still says so; for mending."""
+        begin, end = yield ReadBounds(self.changelog_topic)
+        if begin > 0 or end == 0:
+            return None
+        records: list[tuple[int, bytes]] = yield ReadLog(self.changelog_topic, begin, end)
+        offsets = {chunk.start for chunk in (self._decode(*record) for record in records) if chunk.first_act}
+        return offsets.pop() if len(offsets) == 1 else None
+
+    def cannot_fold(self, error: Exception) -> PartitionStopped:
+        """What it means that the record behind the table's position raised."""
+        at = self.table.position
+        return PartitionStopped(
+            self.source_topic,
+            self.partition,
+            f"a record at or behind offset {at} cannot be folded ({type(error).__name__}: {error})",
+            hint="this is a defect of meterline: keep the log, report the record with this version, and wait for a newer one. "
+            f"If you cannot wait, with the workers stopped {self._mend('accept-gap', f'--to {at + 1}')} goes on behind it and "
+            "puts it into the audit",
+            way="a-record-that-cannot-be-folded",
+        )
+
     def checkpoint(self, *, snapshot_due: bool = False) -> Procedure[bool]:
         """Makes the table durable at its position. True if something was written, False where nothing had changed.
 
@@ -253,8 +280,8 @@ class Durable:
             self._stop(
                 f"{self.changelog_topic} held state before its offset {begin}, which was removed, and there is no committed "
                 f"offset for {self.source_topic}",
-                f"with the workers stopped {self._mend('offset')} commits what the rest of it proves, or "
-                f"{self._mend('rebuild')} folds {self.source_topic} again, where that still holds everything",
+                f"with the workers stopped {self._mend('rebuild')} folds {self.source_topic} again, where that still holds "
+                "everything",
                 "an-empty-changelog",
             )
         self.snapshot = (end, source_begin)
