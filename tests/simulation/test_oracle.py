@@ -120,7 +120,10 @@ def test_a_type_that_no_meter_reads_is_unmatched_whatever_else_is_wrong_with_it(
     assert Logs().read(use("1", "yesterday", type="other")) == ["unmatched"]
 
 
-@pytest.mark.parametrize("time", ["yesterday", "2026-01-01T12:00:00", "2026-02-30T12:00:00Z", "2026-01-01", ""])
+@pytest.mark.parametrize(
+    "time",
+    ["yesterday", "2026-01-01T12:00:00", "2026-02-30T12:00:00Z", "2026-01-01", "", "2026-01-01T12:00:00+00:60"],
+)
 def test_an_unreadable_time_is_invalid(time: str) -> None:
     assert Logs().read(use("1", time)) == ["invalid"]
 
