@@ -50,10 +50,19 @@ STALLED_S = 60.0
 """Give up when nothing has moved for so long."""
 _AGGREGATIONS = ("sum", "count", "sum", "min", "max", "avg", "latest", "sum")
 _POLL_S = 0.02
-_COLUMNS = (
-    "keys | changelog MB | ready s | CPU s | µs a key | CPU µs a key | CPU, times the floor's | peak MB | /healthz ms | floor s"
-    " | SIGTERM s"
-).split(" | ")
+_COLUMNS = [
+    "keys",
+    "changelog MB",
+    "ready s",
+    "CPU s",
+    "µs a key",
+    "CPU µs a key",
+    "CPU, times the floor's",
+    "peak MB",
+    "/healthz ms",
+    "floor s",
+    "SIGTERM s",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,26 @@ class Chunk(msgspec.Struct, array_like=True, frozen=True):
     entries: Sequence[tuple[str, bytes, bytes | None]]
 
 
+class Label(msgspec.Struct, array_like=True, frozen=True):
+    """A chunk whose entries are not looked at yet: fields as in `Chunk`. entries: for `decode_entries`."""
+
+    writer: str
+    number: int
+    index: int
+    of: int
+    start: int
+    end: int
+    partitions: int
+    definitions: str
+    snapshot: tuple[int, int]
+    first_act: bool
+    entries: msgspec.Raw
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Chunk)
+_label_decoder = msgspec.msgpack.Decoder(Label)
+_entries_decoder = msgspec.msgpack.Decoder(list[tuple[str, bytes, bytes | None]])
 _CHUNK_FIELDS = 512
 """Bytes that everything but the entries may take."""
 
@@ -54,6 +72,16 @@ def encode(chunk: Chunk) -> bytes:
 def decode(value: bytes) -> Chunk:
     """A chunk. Raises msgspec.DecodeError for anything else: a changelog has no other writers."""
     return _decoder.decode(value)
+
+
+def decode_label(value: bytes) -> Label:
+    """A chunk by its label alone. Raises msgspec.DecodeError for what is none."""
+    return _label_decoder.decode(value)
+
+
+def decode_entries(raw: msgspec.Raw) -> list[tuple[str, bytes, bytes | None]]:
+    """The entries of a chunk: kind, key, value. Raises msgspec.DecodeError where they are none."""
+    return _entries_decoder.decode(raw)
 
 
 def split(entries: Iterable[Entry], limit: int = RECORD_MAX) -> list[list[Entry]]:

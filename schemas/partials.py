@@ -23,7 +23,7 @@ MEMBER_BYTES = 16
 DIGEST_MOD = 1 << 128
 
 
-class Contribution(msgspec.Struct, array_like=True):
+class Contribution(msgspec.Struct, array_like=True, gc=False):
     """One source partition's cumulative share of one window.
 
     events: how many were counted. digest: sum of their 128-bit ids modulo 2^128. first, through: the usage offsets of the

@@ -14,6 +14,7 @@ Revisions go to the outbox; they leave only when the checkpoint that carries the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Context, Decimal, Inexact, InvalidOperation
 
@@ -29,10 +30,13 @@ from schemas.windows import Revision, WindowKey, document, receipt, window_id
 from tables.aggregates import events_and_digest, value
 from tables.closing import ClosingTable, WindowState
 from tables.durable import Durable
-from tables.effects import Procedure
+from tables.effects import Procedure, Turn
 
 _EXACT = Context(prec=200, traps=[Inexact, InvalidOperation])
 """Deltas are exact, those of averages too: 20 digits before the point, and at most some 60 after it."""
+
+_SCHEDULED = 1000
+"""Windows of a restored table that are looked at before others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +73,19 @@ class Closing:
     def recover(self) -> Procedure[None]:
         """Restores the table and what is due when."""
         yield from self.durable.recover()
-        self.restored()
+        for _ in self._schedule():
+            yield Turn()
 
     def restored(self) -> None:
         """What follows a restored table: what is due when, by the definitions."""
-        self.table.schedule_restored(
-            {key: (self._end_ms(key), self._meters[key.meter].grace_ms) for key in self.table.windows}
-        )
+        for _ in self._schedule():
+            pass
+
+    def _schedule(self) -> Iterator[None]:
+        for number, key in enumerate(list(self.table.windows), start=1):
+            self.table.schedule_restored(key, self._end_ms(key), self._meters[key.meter].grace_ms)
+            if number % _SCHEDULED == 0:
+                yield
 
     def step(self, batch: Batch) -> None:
         """Folds the records of one batch that are not folded yet. Raises PartitionStopped for a record of somebody else."""

@@ -18,22 +18,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 
+import msgspec
+
 from schemas.numbers import AVG, SUM
 from schemas.partials import DIGEST_MOD, Contribution
 
 
-class Share:
-    """One source partition's cumulative share of one window, as METERING folds it. Fields as in `Contribution`."""
+class Share(msgspec.Struct, gc=False):
+    """One source partition's cumulative share of one window, as METERING folds it. Fields as in `Contribution`.
 
-    __slots__ = ("amount", "at", "digest", "events", "first", "through")
+    through: -1 until something is folded in.
+    """
 
-    def __init__(self, first: int) -> None:
-        self.events = 0
-        self.digest = 0
-        self.first = first
-        self.through = first
-        self.amount: Decimal | None = None
-        self.at: tuple[int, int, int] | None = None
+    first: int
+    events: int = 0
+    digest: int = 0
+    through: int = -1
+    amount: Decimal | None = None
+    at: tuple[int, int, int] | None = None
 
     def fold(
         self,
@@ -70,10 +72,8 @@ class Share:
     @classmethod
     def of(cls, wire: Contribution) -> Share:
         """From a wire."""
-        share = cls(wire.first)
-        share.events, share.digest = wire.events, int.from_bytes(wire.digest, "big")
-        share.through, share.amount, share.at = wire.through, wire.amount, wire.at
-        return share
+        digest = int.from_bytes(wire.digest, "big")
+        return cls(wire.first, wire.events, digest, wire.through, wire.amount, wire.at)
 
 
 def value(aggregation: str, shares: Mapping[int, Contribution], members: int) -> Decimal:

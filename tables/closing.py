@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -16,6 +15,7 @@ from tables.aggregates import events_and_digest
 from tables.gaps import Gap
 from tables.metering import decode_key, encode_key, member_pieces, split_members
 from tables.outbox import Outbox
+from tables.timetable import Timetable
 
 
 class SourceState(msgspec.Struct, array_like=True):
@@ -34,7 +34,7 @@ class SourceState(msgspec.Struct, array_like=True):
     imbalance: int = 0
 
 
-class WindowState(msgspec.Struct, array_like=True):
+class WindowState(msgspec.Struct, array_like=True, gc=False):
     """One window: a share per source partition, and what was last said about it.
 
     revision: the last one, 0 while open. revised_at_ms: the joined watermark then. said_…: what the last revision said.
@@ -93,8 +93,8 @@ class ClosingTable:
         self.counters = Counters()
         self.changed: set[WindowKey] = set()
         self._correct_for_ms = correct_for_ms
-        self._closes: list[tuple[int, WindowKey]] = []
-        self._seals: list[tuple[int, WindowKey]] = []
+        self._closes = Timetable()
+        self._seals = Timetable()
         self._touched: set[WindowKey] = set()
         self._touched_sources: set[int] = set()
         self._new_members: dict[WindowKey, set[bytes]] = {}
@@ -109,6 +109,11 @@ class ClosingTable:
     def watermark_ms(self) -> int:
         """The joined watermark: the minimum over all source partitions; NEVER until each has said something."""
         return min(source.watermark_ms for source in self.sources)
+
+    @property
+    def gaps(self) -> list[Gap]:
+        """Offsets of the partials log that were passed over."""
+        return self.counters.gaps
 
     def pending(self, key: WindowKey) -> bool:
         """Whether something was counted that no revision of this window has said yet.
@@ -156,7 +161,7 @@ class ClosingTable:
     def accept(self, gap: Gap) -> None:
         """The offsets of a gap will never be joined; the state goes on behind it."""
         assert gap.start == self.position < gap.end, "a gap begins where the state ends"
-        self.counters.gaps.append(gap)
+        self.gaps.append(gap)
         self.position = gap.end
 
     def take_due(self, watermark_ms: int) -> list[WindowKey]:
@@ -165,18 +170,18 @@ class ClosingTable:
         One of which all usage was taken back (a gap in METERING) has nothing to say: it stays open, until there is some.
         """
         due = []
-        for place in _pop_due(self._closes, watermark_ms):
-            window = self.windows.get(place[1])
+        for time_ms, key in self._closes.take(watermark_ms):
+            window = self.windows.get(key)
             if window is not None and window.revision == 0:
-                if self.pending(place[1]):
-                    due.append(place[1])
+                if self.pending(key):
+                    due.append(key)
                 else:
-                    heapq.heappush(self._closes, place)
+                    self._closes.add(time_ms, key)
         return due
 
     def take_sealed(self, watermark_ms: int) -> list[WindowKey]:
         """Windows whose end + correct_for has passed; each is given once."""
-        return [key for _, key in _pop_due(self._seals, watermark_ms)]
+        return [key for _, key in self._seals.take(watermark_ms)]
 
     def remove(self, key: WindowKey) -> None:
         """A sealed window is forgotten. It is never made again (design §2.5)."""
@@ -221,35 +226,39 @@ class ClosingTable:
         assert isinstance(unit, str)
         return self.outbox.slice(unit)
 
-    def restore(self, values: dict[tuple[str, bytes], bytes], pieces: list[Entry], position: int) -> None:
-        """See `tables.durable.Table`. `schedule_restored` must follow, with what the definitions say of each window."""
-        self.position = self._started_at = position
-        for (kind, raw), value in values.items():
-            if kind == "counters":
-                self.counters = _counters_decoder.decode(value)
-            elif kind == "source":
-                self.sources[int(raw)] = _source_decoder.decode(value)
-            elif kind == "window":
-                self.windows[decode_key(raw)] = _window_decoder.decode(value)
-            else:
-                self.outbox.restore(kind, raw, value)
-        self.outbox.restored()
-        for _, raw, piece in pieces:
-            key = decode_key(raw)
-            if key in self.windows and piece is not None:
-                self.members.setdefault(key, set()).update(split_members(piece))
+    def restore(self, kind: str, key: bytes, value: bytes) -> None:
+        """See `tables.replay.Restorable`."""
+        if kind == "counters":
+            self.counters = _counters_decoder.decode(value)
+        elif kind == "source":
+            self.sources[int(key)] = _source_decoder.decode(value)
+        elif kind == "window":
+            self.windows[decode_key(key)] = _window_decoder.decode(value)
+        else:
+            self.outbox.restore(kind, key, value)
 
-    def schedule_restored(self, ends: Mapping[WindowKey, tuple[int, int]]) -> None:
-        """Derives what is due when from the restored windows. ends: (end ms, grace ms) per window."""
-        for key, window in self.windows.items():
-            self._schedule(key, window, *ends[key])
-            if window.revision and self.pending(key):
-                self.changed.add(key)
+    def unite(self, kind: str, key: bytes, piece: bytes) -> None:
+        """See `tables.replay.Restorable`."""
+        self.members.setdefault(decode_key(key), set()).update(split_members(piece))
+
+    def restored(self, position: int) -> None:
+        """See `tables.replay.Restorable`. `schedule_restored` must follow for every window."""
+        self.position = self._started_at = position
+        self.outbox.restored()
+        for key in [key for key in self.members if key not in self.windows]:
+            del self.members[key]
+
+    def schedule_restored(self, key: WindowKey, end_ms: int, grace_ms: int) -> None:
+        """Derives from a restored window what is due when."""
+        window = self.windows[key]
+        self._schedule(key, window, end_ms, grace_ms)
+        if window.revision and self.pending(key):
+            self.changed.add(key)
 
     def _schedule(self, key: WindowKey, window: WindowState, end_ms: int, grace_ms: int) -> None:
         if window.revision == 0:
-            heapq.heappush(self._closes, (end_ms + grace_ms, key))
-        heapq.heappush(self._seals, (end_ms + self._correct_for_ms, key))
+            self._closes.add(end_ms + grace_ms, key)
+        self._seals.add(end_ms + self._correct_for_ms, key)
 
     def _counters(self) -> Entry:
         return Entry("counters", b"", _encoder.encode(self.counters))
@@ -260,10 +269,3 @@ class ClosingTable:
     def _entry(self, key: WindowKey) -> Entry:
         window = self.windows.get(key)
         return Entry("window", encode_key(key), None if window is None else _encoder.encode(window))
-
-
-def _pop_due(heap: list[tuple[int, WindowKey]], watermark_ms: int) -> list[tuple[int, WindowKey]]:
-    due = []
-    while heap and heap[0][0] <= watermark_ms:
-        due.append(heapq.heappop(heap))
-    return due

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from schemas.changelog import Entry
 
 ID_BYTES = 16
-_ITEM = ID_BYTES + 8
+_item = struct.Struct(f">{ID_BYTES}sq")
+"""An id and its time in a piece."""
+_ITEM = _item.size
 _PIECE = 32_000 // _ITEM * _ITEM
 
 
@@ -66,17 +69,22 @@ class KnownIds:
 
     def restore(self, piece: bytes) -> None:
         """Unite a piece; of two times of one id the later holds: the earlier was forgotten before it was counted again."""
-        for at in range(0, len(piece), _ITEM):
-            digest = piece[at : at + ID_BYTES]
-            time_ms = int.from_bytes(piece[at + ID_BYTES : at + _ITEM], "big", signed=True)
-            if time_ms > self._times.get(digest, -(1 << 62)):
-                self._insert(digest, time_ms)
+        times, buckets, bucket_ms = self._times, self._buckets, self._bucket_ms
+        for digest, time_ms in _item.iter_unpack(piece):
+            held = times.get(digest)
+            if held is None or time_ms > held:
+                times[digest] = time_ms
+                bucket = time_ms // bucket_ms
+                if bucket in buckets:
+                    buckets[bucket].append(digest)
+                else:
+                    buckets[bucket] = [digest]
 
     def _insert(self, digest: bytes, time_ms: int) -> None:
         self._times[digest] = time_ms
         self._buckets.setdefault(time_ms // self._bucket_ms, []).append(digest)
 
     def _pieces(self, digests: Iterator[bytes]) -> Iterator[Entry]:
-        packed = b"".join(d + self._times[d].to_bytes(8, "big", signed=True) for d in digests)
+        packed = b"".join(_item.pack(d, self._times[d]) for d in digests)
         for at in range(0, len(packed), _PIECE):
             yield Entry("ids", b"", packed[at : at + _PIECE])

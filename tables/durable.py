@@ -14,30 +14,32 @@ Recovery
   2. the changelog's last record names the newest complete, accepted snapshot; read from there to the end
   3. ignore chunks that reach beyond C (never accepted) or end before the snapshot's source offset (older than it)
   4. whole checkpoints must link, start to end, from the snapshot's offset to exactly C, or the partition stops
-  5. per key the highest `end` wins, a removal too; additive kinds are united
+  5. per key the highest `end` wins, a removal too; additive kinds are united (`tables/replay.py`)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 import msgspec
 
 from schemas import changelog
-from schemas.changelog import Chunk, Entry
+from schemas.changelog import Chunk, Entry, Label
 from schemas.errors import ConfigurationError, PartitionStopped, Way
 from schemas.partials import RECORD_MAX
 from schemas.records import Out
 from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
+from tables.replay import READING, Replay, Restorable, Unreadable
 
 
 class DefinitionsDiffer(ConfigurationError):
     """The state was counted with other definitions: this worker must not go on (design §3)."""
 
 
-class Table(Protocol):
+class Table(Restorable, Protocol):
     """The state of one partition, as the checkpoint sees it."""
 
     stage: str
@@ -57,9 +59,6 @@ class Table(Protocol):
 
     def slice(self, unit: Hashable) -> Iterable[Entry]:
         """The entries of one unit as they are now; none where it is gone."""
-
-    def restore(self, values: dict[tuple[str, bytes], bytes], pieces: list[Entry], position: int) -> None:
-        """Become the state at `position`: the surviving values, and the pieces of additive kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +103,8 @@ class Durable:
     accepted: int = field(default=-1, init=False)
     snapshot: tuple[int, int] = field(default=(0, 0), init=False)
     number: int = field(default=0, init=False)
+    restored_keys: int = field(default=0, init=False)
+    restored_bytes: int = field(default=0, init=False)
     _log_end: int = field(default=0, init=False)
     _since_snapshot: int = field(default=0, init=False)
     _live_bytes: int = field(default=0, init=False)
@@ -153,7 +154,7 @@ class Durable:
     def restart(self, offset: int) -> Procedure[None]:
         """The empty table at `offset`, to fold a source log anew; for mending. Writes nothing."""
         _, self._log_end = yield ReadBounds(self.changelog_topic)
-        self.table.restore({}, [], offset)
+        self.table.restored(offset)
         self.accepted = offset
 
     def rewrite(self) -> Procedure[None]:
@@ -187,21 +188,18 @@ class Durable:
         log_offset, floor = (yield from self._last_chunk(begin, end)).snapshot
         if log_offset < begin:
             return None
-        seen: dict[tuple[str, int, int, int, int], set[int]] = {}
+        replay = Replay(floor, through=sys.maxsize)
         at = log_offset
         while at < end:
             records: list[tuple[int, bytes]] = yield ReadLog(self.changelog_topic, at, end)
             if not records:
                 break
             for offset, value in records:
-                chunk = self._decode(offset, value)
-                self._check_partitions(chunk)
-                if chunk.end >= floor:
-                    seen.setdefault((chunk.writer, chunk.number, chunk.start, chunk.end, chunk.of), set()).add(
-                        chunk.index
-                    )
+                label = self._label(offset, value)
+                self._check_partitions(label)
+                replay.read(offset, label, len(value))
             at = records[-1][0] + 1
-        return max(_reached(seen, floor), default=None)
+        return max(replay.reached(), default=None)
 
     def newest_definitions(self) -> Procedure[str | None]:
         """The digest of the definitions that the changelog's last chunk was written with; None where there is none."""
@@ -285,7 +283,7 @@ class Durable:
                 "an-empty-changelog",
             )
         self.snapshot = (end, source_begin)
-        self.table.restore({}, [], source_begin)
+        self.table.restored(source_begin)
         values = self._chunks([[]], source_begin, source_begin, first_act=True)
         offsets: list[int] = yield Produce([Out(self.changelog_topic, self.partition, None, value) for value in values])
         self._log_end = max(offsets) + 1
@@ -310,44 +308,33 @@ class Durable:
                 f"{self._mend('rebuild')} folds {self.source_topic} again, where that still holds everything",
                 "a-changelog-cut-below-its-snapshot",
             )
-        best: dict[tuple[str, bytes], tuple[int, bytes | None]] = {}
-        pieces: list[Entry] = []
-        seen: dict[tuple[str, int, int, int, int], set[int]] = {}
-        newest: Chunk | None = None
-        additive = self.table.additive
-        at, read = log_offset, 0
+        replay = Replay(floor, committed)
+        at = log_offset
         while at < end:
             records: list[tuple[int, bytes]] = yield ReadLog(self.changelog_topic, at, end)
             if not records:
                 break
             for offset, value in records:
-                chunk = self._decode(offset, value)
-                self._check_partitions(chunk)
-                if chunk.end > committed or chunk.end < floor:
-                    continue
-                read += len(value)
-                seen.setdefault((chunk.writer, chunk.number, chunk.start, chunk.end, chunk.of), set()).add(chunk.index)
-                if newest is None or chunk.end >= newest.end:
-                    newest = chunk
-                for kind, key, content in chunk.entries:
-                    if kind in additive:
-                        pieces.append(Entry(kind, key, content))
-                        continue
-                    known = best.get((kind, key))
-                    if known is None or chunk.end >= known[0]:
-                        best[kind, key] = (chunk.end, content)
+                label = self._label(offset, value)
+                self._check_partitions(label)
+                replay.read(offset, label, len(value))
             at = records[-1][0] + 1
-            self.on_restored((at - log_offset) / max(1, end - log_offset))
-        self._check_links(seen, floor, committed)
-        if newest is not None and newest.definitions != self.definitions:
+            self.on_restored(READING * (at - log_offset) / max(1, end - log_offset))
+        self._check_links(replay.reached(), floor, committed)
+        if replay.newest is not None and replay.newest.definitions != self.definitions:
             raise DefinitionsDiffer(
                 "this partition was counted with other meters or stream settings",
                 where=f"{self.source_topic}[{self.partition}]",
                 hint="start every worker with the meters file the deployment began with; changing definitions in place "
                 "is not built yet: use a new METERLINE_APP_ID with new topics (docs/mending.md#other-definitions)",
             )
-        self.snapshot, self.accepted, self._since_snapshot, self._live_bytes = (log_offset, floor), committed, read, 0
-        self.table.restore({k: v for k, (_, v) in best.items() if v is not None}, pieces, committed)
+        try:
+            yield from replay.build(self.table, lambda share: self.on_restored(READING + (1 - READING) * share))
+        except Unreadable as error:
+            self._foreign(error.offset, error)
+        self.snapshot, self.accepted = (log_offset, floor), committed
+        self._since_snapshot, self._live_bytes = replay.size, 0
+        self.restored_keys, self.restored_bytes = replay.keys, replay.size
 
     def _last_chunk(self, begin: int, end: int) -> Procedure[Chunk]:
         back = 1
@@ -404,14 +391,23 @@ class Durable:
         try:
             return changelog.decode(value)
         except msgspec.DecodeError as error:
-            self._stop(
-                f"record {offset} of {self.changelog_topic} is no chunk of a checkpoint ({error})",
-                "something else writes to this topic: give meterline's state topics to meterline alone; then, with the "
-                f"workers stopped, {self._mend('rebuild')}",
-                "a-foreign-record-in-a-changelog",
-            )
+            self._foreign(offset, error)
 
-    def _check_partitions(self, chunk: Chunk) -> None:
+    def _label(self, offset: int, value: bytes) -> Label:
+        try:
+            return changelog.decode_label(value)
+        except msgspec.DecodeError as error:
+            self._foreign(offset, error)
+
+    def _foreign(self, offset: int, error: Exception) -> NoReturn:
+        self._stop(
+            f"record {offset} of {self.changelog_topic} is no chunk of a checkpoint ({error})",
+            "something else writes to this topic: give meterline's state topics to meterline alone; then, with the "
+            f"workers stopped, {self._mend('rebuild')}",
+            "a-foreign-record-in-a-changelog",
+        )
+
+    def _check_partitions(self, chunk: Label) -> None:
         if chunk.partitions != self.partitions:
             self._stop(
                 f"the changelog {self.changelog_topic} belongs to a {self.source_topic} of {chunk.partitions} partitions; "
@@ -420,8 +416,7 @@ class Durable:
                 "another-number-of-partitions",
             )
 
-    def _check_links(self, seen: dict[tuple[str, int, int, int, int], set[int]], floor: int, committed: int) -> None:
-        reached = _reached(seen, floor)
+    def _check_links(self, reached: set[int], floor: int, committed: int) -> None:
         if committed not in reached:
             self._stop(
                 f"the checkpoints in {self.changelog_topic} do not lead from the snapshot at {floor} to the committed "
@@ -436,12 +431,3 @@ class Durable:
 
     def _stop(self, what: str, hint: str, way: Way) -> NoReturn:
         raise PartitionStopped(self.source_topic, self.partition, what, hint=hint, way=way)
-
-
-def _reached(seen: Mapping[tuple[str, int, int, int, int], set[int]], floor: int) -> set[int]:
-    """The offsets to which whole checkpoints lead from the snapshot at `floor`."""
-    reached: set[int] = set()  # the snapshot's own first checkpoint has to be whole too
-    for end, start in sorted((end, start) for (_, _, start, end, of), got in seen.items() if len(got) == of):
-        if start in reached or end == floor:
-            reached.add(end)
-    return reached

@@ -8,7 +8,7 @@ ends the membership, and recovery is the restart (design §2.4).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -73,6 +73,62 @@ class At:
     effect: ReadCommitted | ReadBounds | ReadLog | ReadRecords
 
 
-Effect = Produce | Commit | ReadCommitted | ReadBounds | ReadLog | ReadRecords | At
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Nothing; but long work may be left here for a moment, so that others have their turn. Result: None.
+
+    It never reaches a performer (`streams/driver.py`).
+    """
+
+
+Effect = Produce | Commit | ReadCommitted | ReadBounds | ReadLog | ReadRecords | At | Turn
 Procedure = Generator[Effect, Any, T]
 """A generator of effects that returns T."""
+
+
+class WouldWrite(Exception):
+    """A rehearsed procedure came to an effect that changes something."""
+
+
+def relayed(procedure: Procedure[T], perform: Callable[[Effect], Procedure[Any]]) -> Procedure[T]:
+    """The procedure, each of its effects performed by another one; what that raises is thrown into the first."""
+    result: Any = None
+    failure: Exception | None = None
+    while True:
+        try:
+            effect = procedure.throw(failure) if failure is not None else procedure.send(result)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        failure = result = None
+        try:
+            result = yield from perform(effect)
+        except Exception as error:
+            failure = error
+
+
+def rehearsed(procedure: Procedure[Any]) -> Procedure[bool]:
+    """The procedure without its writes: False where it came to one, and ended there; True where it ended by itself."""
+
+    def read_only(effect: Effect) -> Procedure[Any]:
+        if isinstance(effect, Produce | Commit):
+            raise WouldWrite
+        return (yield effect)
+
+    try:
+        yield from relayed(procedure, read_only)
+    except WouldWrite:
+        return False
+    return True
+
+
+def elsewhere(topic: str, partition: int, procedure: Procedure[T]) -> Procedure[T]:
+    """The procedure, which only reads, as the owner of another source partition would do it."""
+
+    def there(effect: Effect) -> Procedure[Any]:
+        if isinstance(effect, Turn):
+            return (yield effect)
+        assert not isinstance(effect, Produce | Commit | At), "another partition is only read"
+        return (yield effect if isinstance(effect, Turn) else At(topic, partition, effect))
+
+    return relayed(procedure, there)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Hashable, Iterable, Iterator
+from functools import lru_cache
 
 import msgspec
 
@@ -14,6 +14,7 @@ from tables.aggregates import Share
 from tables.dedupe import KnownIds
 from tables.gaps import Gap
 from tables.ledger import Ledger
+from tables.timetable import Timetable
 
 _PIECE = 32_000 // MEMBER_BYTES * MEMBER_BYTES
 _META_KEY = b""
@@ -27,32 +28,33 @@ class _Meta(msgspec.Struct, array_like=True):
     gaps: list[Gap] = []
 
 
-class _Saved(msgspec.Struct, array_like=True):
+class _Saved(msgspec.Struct, array_like=True, gc=False):
     seal_ms: int
     version: int
     share: Contribution
 
 
-class OpenPartial:
+_NOBODY: set[bytes] = frozenset()  # type: ignore[assignment]
+"""Most meters tell nobody apart; two sets of its own would be half of what a partial takes."""
+
+
+class OpenPartial(msgspec.Struct, gc=False):
     """One partial: its share, when its window is sealed (watermark ms), the meter's version, and the members, if any.
 
     fresh_members: those not yet part of an accepted checkpoint; they travel again with every emit until they are.
     """
 
-    __slots__ = ("fresh_members", "members", "seal_ms", "share", "version")
-
-    def __init__(self, share: Share, seal_ms: int, version: int) -> None:
-        self.share = share
-        self.seal_ms = seal_ms
-        self.version = version
-        self.members: set[bytes] = set()
-        self.fresh_members: set[bytes] = set()
+    share: Share
+    seal_ms: int
+    version: int
+    members: set[bytes] = _NOBODY
+    fresh_members: set[bytes] = _NOBODY
 
 
 _encoder = msgspec.msgpack.Encoder()
 _meta_decoder = msgspec.msgpack.Decoder(_Meta)
 _saved_decoder = msgspec.msgpack.Decoder(_Saved)
-_key_decoder = msgspec.msgpack.Decoder(tuple[str, str, tuple[tuple[str, str], ...], int, str])
+_behind_decoder = msgspec.msgpack.Decoder(tuple[str, tuple[tuple[str, str], ...], int, str])
 _COUNTS = ("read", "counted", "duplicate", "unmatched", "dead_lettered", "late", "ticks", "ticks_refused", "keyless")
 
 
@@ -62,8 +64,24 @@ def encode_key(key: WindowKey) -> bytes:
 
 
 def decode_key(raw: bytes) -> WindowKey:
-    """The window's key of a changelog entry."""
-    return WindowKey(*_key_decoder.decode(raw))
+    """The window's key of a changelog entry. Equal parts of keys are the same objects: there are millions of keys.
+
+    So the subject is cut out here, and what follows it is looked up before it is decoded. MessagePack: a text's length is
+    in the low bits of its first byte, or in the one or two bytes behind it.
+    """
+    head = raw[1]
+    if head < 0xC0:
+        begin, end = 2, 2 + (head & 0x1F)
+    elif head == 0xD9:
+        begin, end = 3, 3 + raw[2]
+    else:
+        begin, end = 4, 4 + int.from_bytes(raw[2:4], "big")
+    return tuple.__new__(WindowKey, (raw[begin:end].decode(), *_behind_subject(raw[end:])))
+
+
+@lru_cache(maxsize=1 << 16)
+def _behind_subject(raw: bytes) -> tuple[str, tuple[tuple[str, str], ...], int, str]:
+    return _behind_decoder.decode(b"\x94" + raw)
 
 
 def member_pieces(key: WindowKey, members: Iterable[bytes]) -> Iterator[Entry]:
@@ -99,11 +117,12 @@ class MeteringTable:
         self.dirty: dict[WindowKey, OpenPartial] = {}
         self.ids = KnownIds(correct_for_ms)
         self._correct_for_ms = correct_for_ms
-        self._seals: list[tuple[int, WindowKey]] = []
+        self._seals = Timetable()
         self._touched: set[WindowKey] = set()
         self._new_members: dict[WindowKey, set[bytes]] = {}
         self._checkpointed: dict[WindowKey, set[bytes]] = {}
         self._started_at = -1
+        self._early_members: dict[WindowKey, set[bytes]] = {}
 
     def raise_watermark(self, time_ms: int) -> None:
         """The partition's clock moves on, never back; partials and ids that this seals or makes too old are forgotten."""
@@ -111,8 +130,7 @@ class MeteringTable:
             return
         self.watermark_ms = time_ms
         self.ids.evict(time_ms)
-        while self._seals and self._seals[0][0] <= time_ms:
-            _, key = heapq.heappop(self._seals)
+        for _, key in self._seals.take(time_ms):
             if self.partials.pop(key, None) is not None:
                 self._touched.add(key)
                 self._new_members.pop(key, None)
@@ -123,7 +141,7 @@ class MeteringTable:
         if partial is None:
             partial = OpenPartial(Share(offset), end_ms + self._correct_for_ms, version)
             self.partials[key] = partial
-            heapq.heappush(self._seals, (partial.seal_ms, key))
+            self._seals.add(partial.seal_ms, key)
         self._touched.add(key)
         self.dirty[key] = partial
         return partial
@@ -131,6 +149,8 @@ class MeteringTable:
     def add_member(self, key: WindowKey, partial: OpenPartial, member: bytes) -> None:
         """One more thing to be told apart in a window of a unique count."""
         if member not in partial.members:
+            partial.members = partial.members or set()
+            partial.fresh_members = partial.fresh_members or set()
             partial.members.add(member)
             partial.fresh_members.add(member)
             self._new_members.setdefault(key, set()).add(member)
@@ -145,7 +165,8 @@ class MeteringTable:
         """Partials that are to leave with the next emit, changed or not, with all their members."""
         for key in keys:
             partial = self.dirty[key] = self.partials[key]
-            partial.fresh_members = set(partial.members)
+            if partial.members:
+                partial.fresh_members = set(partial.members)
 
     def restate(self, key: WindowKey, through: int) -> None:
         """A live partial is what it is through that offset, although nothing was folded; it is to leave again."""
@@ -194,25 +215,33 @@ class MeteringTable:
         assert isinstance(unit, int)
         return list(self.ids.slice(unit))
 
-    def restore(self, values: dict[tuple[str, bytes], bytes], pieces: list[Entry], position: int) -> None:
-        """See `tables.durable.Table`. Members whose window is sealed are dropped, ids that are too late evicted."""
+    def restore(self, kind: str, key: bytes, value: bytes) -> None:
+        """See `tables.replay.Restorable`."""
+        if kind == "meta":
+            self._restore_meta(_meta_decoder.decode(value))
+            return
+        saved, name = _saved_decoder.decode(value), decode_key(key)
+        members = self._early_members.pop(name, _NOBODY)
+        self.partials[name] = OpenPartial(Share.of(saved.share), saved.seal_ms, saved.version, members)
+        self._seals.add(saved.seal_ms, name)
+
+    def unite(self, kind: str, key: bytes, piece: bytes) -> None:
+        """See `tables.replay.Restorable`."""
+        if kind == "ids":
+            self.ids.restore(piece)
+            return
+        name = decode_key(key)
+        partial = self.partials.get(name)
+        if partial is None:
+            self._early_members.setdefault(name, set()).update(split_members(piece))
+        else:
+            partial.members = partial.members or set()
+            partial.members.update(split_members(piece))
+
+    def restored(self, position: int) -> None:
+        """See `tables.replay.Restorable`. Members whose window is sealed are dropped, ids that are too late evicted."""
         self.position = self._started_at = position
-        for (kind, raw), value in values.items():
-            if kind == "meta":
-                self._restore_meta(_meta_decoder.decode(value))
-            else:
-                saved = _saved_decoder.decode(value)
-                key = decode_key(raw)
-                partial = OpenPartial(Share.of(saved.share), saved.seal_ms, saved.version)
-                self.partials[key] = partial
-                self._seals.append((saved.seal_ms, key))
-        heapq.heapify(self._seals)
-        for kind, raw, piece in pieces:
-            assert piece is not None
-            if kind == "ids":
-                self.ids.restore(piece)
-            elif (held := self.partials.get(decode_key(raw))) is not None:
-                held.members.update(split_members(piece))
+        self._early_members = {}
         self.ids.evict(self.watermark_ms)
 
     def _meta(self) -> Entry:

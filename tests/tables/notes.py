@@ -54,9 +54,13 @@ class Notes:
             return [Entry("thing", b"", unit)]
         return [self._entry(str(unit))] if unit in self.notes else []
 
-    def restore(self, values: dict[tuple[str, bytes], bytes], pieces: list[Entry], position: int) -> None:
-        self.notes = {name.decode(): text.decode() for (_, name), text in values.items()}
-        self.things = {piece.value or b"" for piece in pieces}
+    def restore(self, kind: str, key: bytes, value: bytes) -> None:
+        self.notes[key.decode()] = value.decode()
+
+    def unite(self, kind: str, key: bytes, piece: bytes) -> None:
+        self.things.add(piece)
+
+    def restored(self, position: int) -> None:
         self.position = position
 
     def _entry(self, name: str) -> Entry:
