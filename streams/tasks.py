@@ -48,7 +48,8 @@ class Performer(Protocol):
 class Pace:
     """How often, in seconds. emit: changed partials. everywhere: watermarks to all targets. prompt: a checkpoint of
     CLOSING that revisions wait for, spaced so that commits stay below Event Hubs' 4/s a partition (azure-docs: Event
-    Hubs Kafka troubleshooting). snapshot: a new one at least this often. tick: spacing of ticks."""
+    Hubs Kafka troubleshooting). snapshot: a new one at least this often. tick: spacing of ticks. starved: how long a log may
+    go on while nothing of it comes, before what was fetched is taken for lost."""
 
     emit_s: float = 0.5
     everywhere_s: float = 1.0
@@ -56,6 +57,7 @@ class Pace:
     prompt_s: float = 0.4
     snapshot_s: float = 86_400.0
     tick_s: float = 1.0
+    starved_s: float = 60.0
 
 
 class PartitionTask(ABC):
@@ -88,6 +90,7 @@ class PartitionTask(ABC):
         self._handing_over = self._closed = self._broken = False
         self._next_checkpoint_s = 0.0
         self._next_snapshot_s = 0.0
+        self._fed_s = 0.0
 
     async def offer(self, batch: Batch) -> None:
         """Takes a batch, or waits until there is room: this is the back-pressure. A stopped partition takes nothing."""
@@ -115,12 +118,13 @@ class PartitionTask(ABC):
             self.state, self.restored = "running", 1.0
             log.info("%s %s[%d] restored at offset %d", self.stage, self.topic, self.partition, self.position)
             now_s = self._clock.monotonic_s()
+            self._fed_s = now_s
             self._next_checkpoint_s = now_s + self._pace.checkpoint_s
             # A process may never live a day: the first snapshot is due within the hour, not all partitions at once.
             self._next_snapshot_s = now_s + self._pace.snapshot_s / 24 * (1 + self.partition % 8) / 8
             while not self._closed:
                 batch = await self._next()
-                self._look_at_the_end()
+                self._look_at_the_end(batch is not None)
                 async with self._working:
                     if self._handing_over or self._closed:
                         continue
@@ -214,8 +218,17 @@ class PartitionTask(ABC):
             self._broken = True
             raise
 
-    def _look_at_the_end(self) -> None:
+    def _look_at_the_end(self, fed: bool) -> None:
+        """Stops where the log is not the one that was folded; starts over where a fetched batch was lost on its way.
+
+        A lost batch shows as a gap with the next one. Where there is none, it would hold up every window for ever.
+        """
+        now_s = self._clock.monotonic_s()
         self.end = self._performer.log_end()
+        if fed or self.end is None or self.end <= self.position:
+            self._fed_s = now_s
+        elif now_s - self._fed_s > self._pace.starved_s:
+            raise BrokerError(f"nothing came for {self._pace.starved_s:.0f} s, though the log goes on to {self.end}")
         if self.end is not None and self.end < self.position:
             raise PartitionStopped(
                 self.topic,

@@ -28,7 +28,7 @@ import msgspec
 
 from schemas import changelog
 from schemas.changelog import Chunk, Entry, Label
-from schemas.errors import ConfigurationError, PartitionStopped, Way
+from schemas.errors import CommitRefused, ConfigurationError, PartitionStopped, Way
 from schemas.partials import RECORD_MAX
 from schemas.records import Out
 from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
@@ -113,9 +113,21 @@ class Durable:
     def recover(self) -> Procedure[None]:
         """Restores the table at exactly the committed offset; a partition's very first act where there is none.
 
-        Raises PartitionStopped where the logs do not prove the state, DefinitionsDiffer where it was counted otherwise.
+        Raises PartitionStopped where the logs do not prove the state, DefinitionsDiffer where it was counted otherwise,
+        CommitRefused where another owner has committed meanwhile: what looked wrong was read by a zombie.
         """
         committed: int | None = yield ReadCommitted()
+        try:
+            yield from self._recover(committed)
+        except PartitionStopped:
+            now: int | None = yield ReadCommitted()
+            if now != committed:
+                raise CommitRefused(
+                    f"{self.source_topic}[{self.partition}] went on from {committed} to {now} while this owner recovered"
+                ) from None
+            raise
+
+    def _recover(self, committed: int | None) -> Procedure[None]:
         source_begin, source_end = yield ReadBounds(self.source_topic)
         begin, end = yield ReadBounds(self.changelog_topic)
         self._log_end = end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -370,3 +371,23 @@ async def test_closing_ends_whatever_comes_at_that_moment(world: World) -> None:
         await asyncio.wait_for(owner.task.close(), 10)
         world.committed.clear()
         world.logs["metering-state", 0].records.clear()
+
+
+async def test_a_lost_batch_with_nothing_behind_it_ends_the_membership(world: World) -> None:
+    """A gap shows with the next batch; where none comes, the log's end tells."""
+    owner = Owner(world, pace=replace(QUICK, starved_s=0.05))
+    owner.task.start()
+    await owner.task.offer(owner.batch(0, 4))
+    await until(lambda: bool(owner.gone))
+    assert "nothing came for 0 s, though the log goes on to 5" in str(owner.gone[0])
+
+
+async def test_a_log_that_has_nothing_more_starves_nobody(world: World) -> None:
+    owner = Owner(world, pace=replace(QUICK, starved_s=0.01))
+    owner.task.start()
+    await owner.task.offer(owner.batch(0, 5))
+    await until(lambda: len([e for e in owner.performer.performed if isinstance(e, Commit)]) > 1)
+    at_s = owner.clock.monotonic_s()
+    await until(lambda: owner.clock.monotonic_s() > at_s + 0.05)
+    assert owner.gone == []
+    await owner.task.close()

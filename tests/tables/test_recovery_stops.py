@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from schemas import changelog
-from schemas.errors import PartitionStopped
+from schemas.errors import CommitRefused, PartitionStopped
 from tables.durable import DefinitionsDiffer
-from tables.effects import Effect, ReadLog
+from tables.effects import Effect, ReadBounds, ReadLog
 from tests.tables.notes import LOG, STATE, Keeper, chunks, world, write
 from tests.world import World
 
@@ -201,3 +201,24 @@ def test_a_changelog_that_cannot_be_read_is_not_taken_for_an_empty_one() -> None
     made.perform = silent  # type: ignore[method-assign, assignment]
     error = stopped(made)
     assert "says it has records (0 to 4), but none can be read" in error.what
+
+
+def test_what_a_zombie_finds_wrong_stops_nobody() -> None:
+    """Frozen between the committed offset and the changelog's bounds: what it reads is newer, and no reason for an alarm."""
+    made = kept()
+
+    def wake(effect: Effect) -> None:
+        if isinstance(effect, ReadBounds) and effect.topic == STATE:
+            made.fault = lambda effect: None
+            write(made, "d=4", "e=5")
+            owner = Keeper(made)
+            owner.read()
+            owner.checkpoint(snapshot_due=True)
+            write(made, "f=6")
+            owner.read()
+            owner.checkpoint()
+            made.logs[STATE, 0].begin = owner.durable.snapshot[0]
+
+    made.fault = wake  # type: ignore[assignment]
+    with pytest.raises(CommitRefused, match=r"went on from 3 to 6 while this owner recovered"):
+        Keeper(made)
