@@ -89,6 +89,14 @@ class Ledger:
             added.update(counters)
         return dict(added)
 
+    def folds(self) -> Counter[tuple[int, str]]:
+        """(partition, subject) -> how many contributions to windows its events made: one per meter and window size."""
+        return Counter(
+            (partition, key.subject)
+            for key, values in self._contributions.items()
+            for (_, partition, _, _), _ in values
+        )
+
     def windows(self) -> dict[Key, Expected]:
         """The final value and the number of events of every window that anything was counted in."""
         return {

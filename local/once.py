@@ -8,43 +8,41 @@ In this order, and why:
    broker knows offsets and append times;
 3. the ledger judges the log, and so knows the last window; ticks past its end go to every partition;
 4. the workers are asked until they have read all of it, every window due has closed and every outbox is empty;
-5. every message and every document of both regions is read with the Azure SDKs, and compared with the ledger.
+5. every message and every document of both regions is read with the Azure SDKs, and compared with the ledger; so is what
+   the stages told each other, and nobody may have raised an alarm.
 
-Nothing sleeps for a fixed time: what is waited for is asked for, and gives up only when nothing moves any more.
+What befalls workers and servers meanwhile is the caller's to say (`local/chaos.py`): the comparison is the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from local import readback
-from local.checking import Mismatch, Outcome, compare, compare_counters, compare_dead_letters, totals
+from local import readback, stages
+from local.checking import Mismatch, Outcome, compare, compare_counters, compare_dead_letters, first_copies, totals
 from local.generator import compressed
 from local.ledger import Expected, Key, Ledger
-from local.reading import Rules, parse_time
+from local.reading import Rules
 from local.stack import Stack
-from local.workers import WorkerProcess, ports
-from schemas.errors import BrokerError, ConfigurationError, MeterlineError
+from local.waiting import closes_behind, until, waits_for
+from local.witness import Court, Witness
+from local.workers import Fleet
+from schemas.errors import ConfigurationError
 from schemas.meters import load as load_meters
 from settings import Settings
 from transport.sending import UsageProducer
 
-log = logging.getLogger("meterline.once")
-
 PAUSES = 3
-STALLED_S = 90.0
-"""Give up when nothing has moved for so long."""
 REPLICATED_S = 30.0
 SOURCE = "/meterline/once"
-_POLL_S = 0.2
 _DAY_MS = 86_400_000
 _EVENT_MS = 60
 _LEAST_SPAN_MS = 10 * 60_000
@@ -57,8 +55,8 @@ Feed = Callable[[UsageProducer, Pause], Awaitable[int]]
 Check = Callable[[Rules, Mapping[Key, Expected], int], list[Mismatch]]
 """A further opinion on what the final values must be: rules, windows, partitions of the usage topic."""
 
-Meanwhile = Callable[[list[WorkerProcess]], Coroutine[Any, Any, None]]
-"""What happens to the workers while they work; one that it ends, it takes out of the list. The first stays."""
+Meanwhile = Callable[[Stack, Fleet], Coroutine[Any, Any, None]]
+"""What happens to servers and workers while they work. When it returns, all that are up must be on their way back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +64,8 @@ class Options:
     """What to run. data_dir: where to, not used before. meters: path of the meters file.
 
     worker_environ: settings of the workers that win over the stack's, as where they speak to the broker another way.
+    max_delay: the workers' clock, as a meters file has it. duplicate_detection: of the queue; without it every copy of a
+    message arrives, and is compared with the first.
     """
 
     data_dir: Path
@@ -74,14 +74,21 @@ class Options:
     workers: int = 1
     kafka: str | None = None
     worker_environ: Mapping[str, str] = field(default_factory=dict)
+    max_delay: str = "none"
+    duplicate_detection: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of it. `numbers` is what `--json` prints."""
+    """What came of it. `numbers` is what `--json` prints. court: what it saw in the usage log.
+
+    copies: how many messages came again, where the queue does not look for duplicates.
+    """
 
     numbers: dict[str, Any]
     mismatches: Sequence[Mismatch]
+    court: Court
+    copies: int
 
     @property
     def good(self) -> bool:
@@ -105,52 +112,54 @@ async def once(
             where="--data-dir",
             hint="a checked run begins with nothing: a new directory",
         )
-    meters = rendered(options.meters, options.data_dir)
+    meters = rendered(options.meters, options.data_dir, options.max_delay)
     rules = Rules.of(yaml.safe_load(meters.read_text()))
+    ledger = Ledger(rules)
     tell("starting broker, Service Bus and Cosmos DB")
     stack = Stack(
         options.data_dir,
         kafka=options.kafka,
         usage_partitions=options.partitions,
         base=replace(base, meters=str(meters)),
+        duplicate_detection=options.duplicate_detection,
     )
-    async with stack:
-        web = ports(options.workers)
-        workers = [WorkerProcess(stack, n, port, options.worker_environ) for n, port in enumerate(web, start=1)]
-        started = tuple(workers)
-        try:
-            for worker in started:
-                await worker.start()
-            happening = asyncio.create_task(meanwhile(workers)) if meanwhile is not None else None
-            ledger = Ledger(rules)
-            async with UsageProducer(stack.settings) as producer:
-                tell("sending usage")
+    async with stack, _fleet(stack, options) as fleet, _meanwhile(meanwhile, stack, fleet) as happening:
+        async with Witness(stack.settings) as producer:
+            tell("sending usage")
 
-                async def pause(so_far: int) -> None:
-                    await producer.flush()
-                    await _until(stack, workers, lambda status: closes_behind(status, so_far))
-
-                sent = await feed(producer, pause)
+            async def pause(so_far: int) -> None:
                 await producer.flush()
-                due_ms = await _judge_and_tick(stack, rules, ledger, producer)
-            tell(f"{sent} events sent; metering, closing, delivering")
-            read = ledger.total().get("read", 0)
-            if happening is not None:
-                await happening
-            await _until(stack, workers, lambda status: waits_for(status, read, due_ms))
-            tell("reading everything back")
-            outcome = await _read_back(stack, workers[0])
-        finally:
-            await asyncio.gather(*(worker.stop() for worker in started))
+                await until(stack, fleet, lambda status: closes_behind(status, so_far))
+
+            sent = await feed(producer, pause)
+            await happening
+            await producer.flush()
+            usage = readback.UsageLog(stack.settings, stack.settings.usage_topic, producer.partitions)
+            async with usage:
+                court = Court(usage, ledger, producer.sent)
+                await court.sit()
+                due_ms = _due_ms(rules, ledger)
+                await producer.tick(due_ms, SOURCE)
+                tell(f"{sent} events sent; metering, closing, delivering")
+                status, audit = await _settled(stack, fleet, court, ledger, due_ms)
+        tell("reading everything back")
+        outcome = await _read_back(stack, status, audit)
+        joined = await stages.joined(stack)
+    found = court.verdict() + joined.compare(ledger.folds(), stack.partials_partitions)
+    found += [Mismatch(alarm["where"], "alarm", "none", alarm["what"]) for alarm in status["alarms"]]
+    found += [Mismatch("worker's log", "alarm", "none", line) for line in fleet.complaints()]
     windows = {key: expected for key, expected in ledger.windows().items() if _end_ms(rules, key) <= due_ms}
-    found = compare(windows, outcome)
+    copies = len(outcome.messages)
+    if not options.duplicate_detection:
+        messages, differing = first_copies(outcome.messages)
+        outcome, found = replace(outcome, messages=messages), found + differing
+    copies -= len(outcome.messages)
+    found += compare(windows, outcome)
     found += compare_counters(ledger.counters(), outcome.audit)
     found += compare_dead_letters(ledger.dead_letters, outcome.dead_letters)
-    if ledger.total().get("read", 0) != sent:
-        found.append(Mismatch("usage log", "events", sent, ledger.total().get("read", 0)))
     if check is not None:
         found += check(rules, windows, options.partitions)
-    return Report(_numbers(sent, outcome, found, time.monotonic() - began_s), found)
+    return Report(_numbers(sent, outcome, found, time.monotonic() - began_s), found, court, copies)
 
 
 def generated(rules: Rules, events: int, seed: int) -> Feed:
@@ -183,11 +192,11 @@ def generated(rules: Rules, events: int, seed: int) -> Feed:
     return feed
 
 
-def rendered(meters: Path, directory: Path) -> Path:
-    """A copy of the meters file with `max_delay: none`. Raises ConfigurationError for a file that is wrong."""
+def rendered(meters: Path, directory: Path, max_delay: str = "none") -> Path:
+    """A copy of the meters file with that `max_delay`. Raises ConfigurationError for a file that is wrong."""
     load_meters(meters)
     document = yaml.safe_load(meters.read_text())
-    document["stream"] = {**(document.get("stream") or {}), "max_delay": "none"}
+    document["stream"] = {**(document.get("stream") or {}), "max_delay": max_delay}
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "meters.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
@@ -195,107 +204,56 @@ def rendered(meters: Path, directory: Path) -> Path:
     return path
 
 
-async def _judge_and_tick(stack: Stack, rules: Rules, ledger: Ledger, producer: UsageProducer) -> int:
-    """Judges the log, appends the last ticks and judges them, too; the time of the ticks: what must have closed by it.
+@asynccontextmanager
+async def _fleet(stack: Stack, options: Options) -> AsyncIterator[Fleet]:
+    """The workers, started; whatever happens, none is left."""
+    fleet = Fleet(stack, options.worker_environ)
+    try:
+        await fleet.scale(options.workers)
+        yield fleet
+    finally:
+        await fleet.stop()
+
+
+@asynccontextmanager
+async def _meanwhile(what: Meanwhile | None, stack: Stack, fleet: Fleet) -> AsyncIterator[Awaitable[None]]:
+    """It happens; ended with the body, which awaits it."""
+    happening = asyncio.create_task(what(stack, fleet) if what is not None else asyncio.sleep(0))
+    try:
+        yield happening
+    finally:
+        happening.cancel()
+        await asyncio.gather(happening, return_exceptions=True)
+
+
+def _due_ms(rules: Rules, ledger: Ledger) -> int:
+    """The time of the last ticks: what must have closed by it.
 
     A tick may not be ahead of the clock by more than the tolerance: windows that end later stay open, as they must.
     """
-    async with readback.UsageLog(stack.settings, stack.settings.usage_topic, producer.partitions) as usage:
-        async for record in usage.read():
-            ledger.judge(record)
-        # Past the last end by one more period, so that the last change of a window that was late has left as well.
-        due_ms = max((_end_ms(rules, key) for key in ledger.windows()), default=0) + rules.revise_every_ms
-        due_ms = min(due_ms, time.time_ns() // 1_000_000 + rules.future_tolerance_ms // 2)
-        await producer.tick(due_ms, SOURCE)
-        async for record in usage.read():
-            ledger.judge(record)
-    return due_ms
+    # Past the last end by one more period, so that the last change of a window that was late has left as well.
+    due_ms = max((_end_ms(rules, key) for key in ledger.windows()), default=0) + rules.revise_every_ms
+    return min(due_ms, time.time_ns() // 1_000_000 + rules.future_tolerance_ms // 2)
 
 
-async def _until(
-    stack: Stack, workers: Sequence[WorkerProcess], waits: Callable[[Mapping[str, Any]], list[str]]
-) -> None:
-    """Asks the first worker, which answers for all, until nothing is waited for; raises BrokerError if nothing moves."""
-    seen: object = None
-    waiting = ["the worker does not answer"]
-    moved_s = time.monotonic()
+async def _settled(
+    stack: Stack, fleet: Fleet, court: Court, ledger: Ledger, due_ms: int
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """`/v1/status` and `/v1/audit` once nothing is lacking, and nothing was added to the log meanwhile by the workers."""
     while True:
-        for child in (*stack.processes.values(), *(worker.process for worker in workers)):
-            if not child.running:
-                raise BrokerError(child.obituary())
-        try:
-            status = await workers[0].get("/v1/status")
-        except MeterlineError:
-            status = None  # not up yet, or starting over
-        if status is not None:
-            waiting = waits(status)
-            if not waiting:
-                return
-            if (progress := _progress(status)) != seen:
-                seen, moved_s = progress, time.monotonic()
-                log.info("waiting: %s", "; ".join(waiting))
-        if time.monotonic() - moved_s > STALLED_S:
-            raise BrokerError(f"nothing moves any more: {'; '.join(waiting)}\n{workers[0].process.tail()}")
-        await asyncio.sleep(_POLL_S)
+        await court.sit()
+        read, ends = ledger.total().get("read", 0), dict(court.ends)
+        status = await until(stack, fleet, lambda status: waits_for(status, read, due_ms, ends))  # noqa: B023
+        audit = await fleet.up[0].get("/v1/audit")
+        if not await court.sit():
+            return status, audit
 
 
-def closes_behind(status: Mapping[str, Any], read: int) -> list[str]:
-    """What a `/v1/status` still lacks until everything sent so far is counted and CLOSING has heard of it. Empty: nothing.
-
-    Raises BrokerError for a partition that has stopped: it never will.
-    """
-    lacking = _running(status, read)
-    heard = [task["watermark"] for task in status["metering"].values()]
-    if not lacking and all(heard):
-        behind_ms = min(map(parse_time, heard))
-        lacking += _below(status, behind_ms)
-    return lacking
-
-
-def waits_for(status: Mapping[str, Any], read: int, due_ms: int) -> list[str]:
-    """What a `/v1/status` still lacks for the end: all read, all due windows closed, all outboxes empty. Empty: the end.
-
-    Raises BrokerError for a partition that has stopped: it never will.
-    """
-    lacking = _running(status, read) + _below(status, due_ms)
-    for partition, task in status["closing"].items():
-        left = sum(task.get("outbox", {}).values())
-        if left:
-            lacking.append(f"closing {partition} has {left} revisions in its outbox")
-    return lacking
-
-
-def _running(status: Mapping[str, Any], read: int) -> list[str]:
-    """Partitions that do not run yet, and events that are not read."""
-    lacking = [] if status["complete"] else ["not every partition has an owner"]
-    for stage in ("metering", "closing"):
-        for partition, task in status[stage].items():
-            if task["state"] == "stopped":
-                raise BrokerError(f"{stage} {partition} stopped: {task['reason']}", hint=task["hint"])
-            if task["state"] != "running":
-                lacking.append(f"{stage} {partition} is {task['state']}")
-    found = status["audit"]["total"]["read"]
-    if found != read:
-        lacking.append(f"{found} of {read} events read")
-    return lacking
-
-
-def _below(status: Mapping[str, Any], time_ms: int) -> list[str]:
-    """Closing partitions whose watermark is not yet there."""
-    return [
-        f"closing {partition} is at {task['watermark']}"
-        for partition, task in status["closing"].items()
-        if task["watermark"] is None or parse_time(task["watermark"]) < time_ms
-    ]
-
-
-async def _read_back(stack: Stack, worker: WorkerProcess) -> Outcome:
+async def _read_back(stack: Stack, status: Mapping[str, Any], audit: Mapping[str, Any]) -> Outcome:
     settings = stack.settings
-    audit = await worker.get("/v1/audit")
     letters = await readback.dead_letters(settings)
     messages = asyncio.create_task(readback.messages(settings))
     try:
-        status = await worker.get("/v1/status")
         revisions = sum(task["revisions"] for task in status["closing"].values())
         items = await readback.regions(
             settings, stack.cosmos_endpoints, settings.cosmos_revisions_container, revisions, REPLICATED_S
@@ -323,13 +281,6 @@ def _numbers(sent: int, outcome: Outcome, found: Sequence[Mismatch], seconds: fl
         "mismatches": len(found),
         "seconds": round(seconds, 1),
     }
-
-
-def _progress(status: Mapping[str, Any]) -> object:
-    return [
-        [(task.get("position"), task.get("restored"), task.get("delivered")) for task in status[stage].values()]
-        for stage in ("metering", "closing")
-    ]
 
 
 def _end_ms(rules: Rules, key: Key) -> int:

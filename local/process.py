@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from schemas.errors import BrokerError
 TAIL_LINES = 20
 LOG_MAX_BYTES = 16 * 1024 * 1024
 _POLL_S = 0.05
+_PORTS = (20_000, 32_768)
 
 
 class Child:
@@ -139,10 +141,13 @@ class Child:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that nobody listens on now, and that no outgoing connection is given while its server is down.
+
+    So it lies below what kernels give to outgoing connections: from 32768 on Linux (ip_local_port_range), 49152 elsewhere.
+    """
+    while not is_free(port := random.randrange(*_PORTS)):
+        pass
+    return port
 
 
 def is_free(port: int) -> bool:

@@ -75,7 +75,7 @@ async def messages(settings: Settings) -> list[Message]:
     found: list[Message] = []
 
     def keep(message: InvoiceMessage) -> None:
-        found.append(Message(message.message_id, message.session_id, message.body))
+        found.append(Message(message.message_id, message.session_id, message.body, message.raw))
 
     await receive(settings, keep, sessions=RECEIVERS, wait_s=2.0)
     return found

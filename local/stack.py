@@ -48,6 +48,7 @@ class Stack:
     data_dir: logs, messages, documents, keys. only: the parts to start (`broker`, `servicebus`, `cosmos`), all if None.
     kafka: `host:port` of a Kafka without authentication that is already there, instead of the broker.
     base: settings that are kept where the stack does not decide; names of topics, queue and containers come from it.
+    duplicate_detection: of the queue; without it, every copy of a message arrives.
 
     settings: complete after `start`. processes: part -> Child, of what was started. cosmos_endpoints: one URL per
     region, the first is `settings.cosmos_endpoint`.
@@ -61,12 +62,14 @@ class Stack:
         usage_partitions: int = 4,
         partials_partitions: int = 4,
         base: Settings | None = None,
+        duplicate_detection: bool = True,
     ) -> None:
         self.data_dir = Path(data_dir).resolve()
         self.parts = _parts(only, kafka)
         self.kafka = kafka
         self.usage_partitions = usage_partitions
         self.partials_partitions = partials_partitions
+        self.duplicate_detection = duplicate_detection
         self.settings = replace(base or Settings(), data_dir=str(self.data_dir))
         self.processes: dict[str, Child] = {}
         self.cosmos_endpoints: tuple[str, ...] = ()
@@ -170,7 +173,8 @@ class Stack:
         if self.settings.kafka_bootstrap and ("broker" in self.parts or self.kafka):
             bridge = [f"--event-hub={self.settings.usage_topic}={self.settings.usage_topic}"]
             bridge.append(f"--kafka={self.settings.kafka_bootstrap}")
-        arguments = [f"--port={port}", f"--key-name={_KEY_NAME}", f"--queue={self.settings.servicebus_queue}", *bridge]
+        queue = self.settings.servicebus_queue + ("" if self.duplicate_detection else ":no-duplicate-detection")
+        arguments = [f"--port={port}", f"--key-name={_KEY_NAME}", f"--queue={queue}", *bridge]
         await self._serve("servicebus", arguments, {"METERLINE_LOCAL_SERVICEBUS_KEY": key})
         connection = (
             f"Endpoint=sb://127.0.0.1:{port};SharedAccessKeyName={_KEY_NAME};SharedAccessKey={key}"

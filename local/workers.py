@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from schemas.errors import BrokerError
 START_TIMEOUT_S = 90.0
 STOP_GRACE_S = 15.0
 _ROOT = str(Path(__file__).resolve().parents[1])
+_COMPLAINTS = (": alarm ", "CRITICAL")
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
@@ -66,6 +68,42 @@ class WorkerProcess:
             return (await self.get("/readyz")).get("ready") is True
         except BrokerError:
             return False
+
+
+class Fleet:
+    """The workers of one stack, more or fewer of them. up: those that should be running, in the order they came.
+
+    environ: settings that win over the stack's.
+    """
+
+    def __init__(self, stack: Stack, environ: Mapping[str, str] | None = None) -> None:
+        self.up: list[WorkerProcess] = []
+        self.ever: list[WorkerProcess] = []
+        self._stack = stack
+        self._environ = environ
+
+    async def scale(self, count: int) -> None:
+        """Starts what is lacking, waiting for nothing; ends what is too many, the newest first, in order (SIGTERM)."""
+        while len(self.up) < count:
+            worker = WorkerProcess(self._stack, len(self.ever) + 1, free_port(), self._environ)
+            self.ever.append(worker)
+            self.up.append(worker)
+            await worker.start()
+        leaving, self.up = self.up[count:], self.up[:count]
+        await asyncio.gather(*(worker.stop() for worker in leaving))
+
+    async def stop(self) -> None:
+        """Ends all that were ever started. Idempotent."""
+        await asyncio.gather(*(worker.stop() for worker in self.ever))
+
+    def complaints(self) -> list[str]:
+        """Lines of the workers' logs, of every life, that must never be there: alarms, and partitions that stopped."""
+        found = []
+        for worker in self.ever:
+            for line in worker.process.log.read_text(errors="replace").splitlines():
+                if any(word in line for word in _COMPLAINTS):
+                    found.append(f"{worker.process.name}: {line}")
+        return found
 
 
 def ports(count: int, first: int | None = None) -> list[int]:

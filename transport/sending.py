@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer, errors
 
@@ -36,7 +36,7 @@ class UsageProducer:
         self._topic = settings.usage_topic
         self._pending: deque[asyncio.Future[Any]] = deque()
 
-    async def __aenter__(self) -> UsageProducer:
+    async def __aenter__(self) -> Self:
         self._producer = AIOKafkaProducer(
             **client_options(self._settings), acks="all", linger_ms=LINGER_MS, max_batch_size=MAX_BATCH_BYTES
         )

@@ -24,6 +24,8 @@ from .server import QueueConfig, ServiceBusConfig, ServiceBusServer
 
 KEY_VARIABLE = "METERLINE_LOCAL_SERVICEBUS_KEY"
 
+_OPTIONS = {"no-sessions", "no-duplicate-detection"}
+
 log = logging.getLogger("local.servicebus")
 
 
@@ -75,7 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=5672, help="on 127.0.0.1; 0 picks a free one")
     parser.add_argument("--key-name", required=True, help=f"the key itself is read from {KEY_VARIABLE}")
     parser.add_argument(
-        "--queue", action="append", default=[], metavar="NAME[:no-sessions]", help="a queue, with sessions by default"
+        "--queue",
+        action="append",
+        default=[],
+        metavar="NAME[:OPTION…]",
+        help="a queue, with sessions and duplicate detection unless it says :no-sessions or :no-duplicate-detection",
     )
     parser.add_argument("--event-hub", action="append", default=[], metavar="NAME=TOPIC", help="passed on to Kafka")
     parser.add_argument("--kafka", metavar="HOST:PORT", help="the broker behind the event hubs")
@@ -83,10 +89,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _queue(text: str) -> QueueConfig:
-    name, _, option = text.partition(":")
-    if option not in ("", "no-sessions"):
-        raise ValueError(f"--queue {text}: the only option is no-sessions")
-    return QueueConfig(name, requires_session=not option)
+    name, *options = text.split(":")
+    if not set(options) <= _OPTIONS:
+        raise ValueError(f"--queue {text}: the options are {', '.join(sorted(_OPTIONS))}")
+    window_s = None if "no-duplicate-detection" in options else QueueConfig.duplicate_detection_window_s
+    return QueueConfig(name, requires_session="no-sessions" not in options, duplicate_detection_window_s=window_s)
 
 
 def _hub(text: str) -> tuple[str, str]:

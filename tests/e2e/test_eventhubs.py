@@ -14,8 +14,9 @@ import yaml
 from local.once import Options, generated, once
 from local.process import Child
 from local.reading import Rules
+from local.stack import Stack
 from local.topics import ensure_topics
-from local.workers import WorkerProcess
+from local.workers import Fleet
 from schemas.errors import MeterlineError
 from settings import Settings
 from tests.kafka_cluster import KafkaCluster, connection_string
@@ -64,17 +65,17 @@ async def test_every_message_and_document_equals_the_ledger_over_sasl_ssl(
 async def test_a_worker_killed_in_the_middle_changes_no_number(kafka_sasl: KafkaCluster, tmp_path: Path) -> None:
     read_when_killed = 0
 
-    async def kill_one(workers: list[WorkerProcess]) -> None:
+    async def kill_one(_stack: Stack, fleet: Fleet) -> None:
         nonlocal read_when_killed
         while True:
             try:
-                theirs = await workers[1].get("/v1/audit?local=1")
+                theirs = await fleet.up[1].get("/v1/audit?local=1")
             except MeterlineError:
                 theirs = {"partitions": {}}
             if sum(partition["read"] for partition in theirs["partitions"].values()) > 500:
                 break
             await asyncio.sleep(0.02)
-        await workers.pop(1).process.kill()
+        await fleet.up.pop(1).process.kill()
         read_when_killed = sum(partition["read"] for partition in theirs["partitions"].values())
 
     options = Options(

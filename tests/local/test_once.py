@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from local.once import PAUSES, closes_behind, generated, rendered, waits_for
+from local.once import PAUSES, generated, rendered
 from local.reading import Record, Rules, parse_time
+from local.waiting import closes_behind, waits_for
 from schemas.errors import BrokerError, ConfigurationError
 from schemas.meters import load
 
