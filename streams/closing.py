@@ -160,7 +160,10 @@ class Closing:
             self._watermark(message)
 
     def _join(self, source_number: int, partial: Partial) -> None:
-        """Per source the highest `through` holds; members are united, every piece (design §2.5)."""
+        """Per source the highest `through` holds; members are united, every piece (design §2.5).
+
+        Of two with the same `through` the one of fewer events: that is what was taken back of it (`streams/mending.py`).
+        """
         table, key, source = self.table, partial.key, self.table.sources[source_number]
         window = table.windows.get(key)
         if window is None:
@@ -171,7 +174,8 @@ class Closing:
                 return
             window = table.open(key, partial, end_ms, self._meters[key.meter].grace_ms)
         held = window.shares.get(source_number)
-        if held is None or partial.share.through > held.through:
+        share = partial.share
+        if held is None or (share.through, -share.events) > (held.through, -held.events):
             source.joined += partial.share.events - (held.events if held is not None else 0)
             source.partial_through = max(source.partial_through, partial.share.through)
             window.shares[source_number] = partial.share

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -23,7 +23,9 @@ from sinks.contract import DELIVERED, Outcome
 from streams.clock import SystemClock
 from streams.closing import Closing
 from streams.delivery import Courier
+from streams.deployment import Deployment, StageName
 from streams.driver import drive
+from streams.mending import resend, unpark
 from streams.metering import Metering, Topics
 from tables.closing import ClosingTable
 from tables.durable import Durable, Limits, Table
@@ -78,10 +80,32 @@ class World:
         self.committed: dict[tuple[str, int], int] = {}
         self.generations: Counter[tuple[str, int]] = Counter()
         self.late: list[Out] = []
+        self.mendings = 0
         self.received: dict[str, list[Revision]] = {sink: [] for sink in SINKS}
         self.fault: Callable[[Effect], Fault | None] = lambda effect: None
 
-    def perform(self, process: Process, effect: Effect) -> Any:
+    def deployment(self, **other: Any) -> Deployment:
+        """This world's, as a mending sees it; with something else where that is given."""
+        self.mendings += 1
+        made = Deployment(
+            self.definitions, Topics(USAGE, PARTIALS, DEAD), "metering-state", "closing-state", self.sources, self.targets,
+            f"mending-{self.mendings}", Limits(**self.limits),
+        )  # fmt: skip
+        return replace(made, **other)
+
+    def mend(
+        self, procedure: Callable[..., Procedure[T]], stage: StageName, partition: int, *rest: Any, **more: Any
+    ) -> T:
+        """A mending of one partition, by somebody outside the group. Its arguments are those behind stage and partition."""
+        outsider = Outsider(self, stage, partition)
+        place = (partition,) if procedure in (resend, unpark) else (stage, partition)
+
+        async def perform(effect: Effect) -> Any:
+            return self.perform(outsider, effect)
+
+        return finish(drive(procedure(self.deployment(), *place, *rest, **more), perform))
+
+    def perform(self, process: Process | Outsider, effect: Effect) -> Any:
         """The result that tables/effects.py promises, or the end of the process."""
         fault = self.fault(effect)
         if fault == BEFORE:
@@ -91,7 +115,7 @@ class World:
             raise SendFailed("torn") if fault.fates else Crash("after an effect")
         return result
 
-    def _do(self, process: Process, effect: Effect, fates: tuple[str, ...]) -> Any:
+    def _do(self, process: Process | Outsider, effect: Effect, fates: tuple[str, ...]) -> Any:
         name = (process.durable.source_topic, process.durable.partition)
         if isinstance(effect, At):
             name, effect = (effect.topic, effect.partition), effect.effect
@@ -202,6 +226,14 @@ class MeteringProcess(Process):
 
     def checkpoint(self, *, snapshot_due: bool = False) -> bool:
         return self.run(self.stage.checkpoint(snapshot_due=snapshot_due))
+
+
+class Outsider:
+    """Somebody who mends a partition while the group has no members."""
+
+    def __init__(self, world: World, stage: StageName, partition: int) -> None:
+        self.durable = world.deployment().stage(stage, partition).durable
+        self.generation = world.generations[self.durable.source_topic, partition]
 
 
 class ClosingProcess(Process):
