@@ -16,6 +16,7 @@ from sinks.contract import Sink
 from sinks.cosmos import CosmosSink
 from sinks.servicebus import ServiceBusSink
 from streams.agents import consumer_thread, install
+from streams.restoring import RestoringUncollected
 from streams.start_over import StartOver
 from streams.worker import Worker
 from transport.broker import Broker
@@ -35,6 +36,10 @@ class MeterlineApp(faust.App):  # type: ignore[misc]
         """Who owns what, as of the group's last assignment; empty before any."""
         thread = consumer_thread(self)
         return thread.owners if thread is not None else {}
+
+    def takes(self, topic: str, partition: int) -> bool:
+        """Whether a batch of this partition should be fetched now. Asked by the consumer's thread."""
+        return self.worker.takes(topic, partition)
 
     async def on_first_start(self) -> None:
         """Faust would make its data directories here; a worker of ours keeps nothing on its disk."""
@@ -91,7 +96,15 @@ def build(settings: Settings | None = None) -> MeterlineApp:
     app.advertised_url = settings.advertised_url
     app.start_over = StartOver(lambda: _leave(app))
     broker = Broker(settings, lambda: consumer_thread(app))
-    app.worker = Worker(settings, definitions, sinks, broker, app.start_over.request, app.start_over.refuse)
+    app.worker = Worker(
+        settings,
+        definitions,
+        sinks,
+        broker,
+        app.start_over.request,
+        app.start_over.refuse,
+        restoring=RestoringUncollected(),
+    )
     install(app, app.worker, settings.usage_topic, settings.partials_topic)
 
     return app

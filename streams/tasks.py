@@ -21,6 +21,7 @@ from streams.closing import Closing
 from streams.driver import drive
 from streams.ending import end
 from streams.metering import Metering
+from streams.restoring import Restoring
 from tables.durable import DefinitionsDiffer, Durable
 from tables.effects import Effect, Procedure, Produce
 
@@ -29,6 +30,10 @@ T = TypeVar("T")
 
 SLICE = 200
 """Records folded before the event loop gets a turn; batch boundaries mean nothing to the steps."""
+
+
+TELL_S = 3.0
+"""How often the log says how far a recovery is, seconds."""
 
 
 class Performer(Protocol):
@@ -64,26 +69,30 @@ class PartitionTask(ABC):
     """What both stages share: the inbox, the life, the end. Subclasses say what a step is and what is due when.
 
     gone: told when the membership this task belongs to must end (a failed send, a refused commit, a gap, a defect): why;
-    or the error for which this worker must not go on at all.
+    or the error for which this worker must not go on at all. restoring: whose turn it is to restore.
+
+    restored: the share of the recovery that is done, of 1. whole: whether the table is the state of its log, not a part.
     """
 
     stage: str
 
     def __init__(
         self, topic: str, partition: int, durable: Durable, performer: Performer, clock: Clock, pace: Pace,
-        gone: Callable[[str | MeterlineError], None],
+        gone: Callable[[str | MeterlineError], None], restoring: Restoring,
     ) -> None:  # fmt: skip
         self.topic = topic
         self.partition = partition
         self.durable = durable
         self.state: Literal["restoring", "running", "stopped"] = "restoring"
         self.restored = 0.0
+        self.whole = False
         self.stopped: MeterlineError | None = None
         self.end: int | None = None
         self._performer = performer
         self._clock = clock
         self._pace = pace
         self._gone = gone
+        self._restoring = restoring
         self._inbox: asyncio.Queue[Batch] = asyncio.Queue(maxsize=2)
         self._working = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
@@ -91,6 +100,7 @@ class PartitionTask(ABC):
         self._next_checkpoint_s = 0.0
         self._next_snapshot_s = 0.0
         self._fed_s = 0.0
+        self._told_at_s = 0.0
 
     async def offer(self, batch: Batch) -> None:
         """Takes a batch, or waits until there is room: this is the back-pressure. A stopped partition takes nothing."""
@@ -110,13 +120,8 @@ class PartitionTask(ABC):
 
     async def _run(self) -> None:
         try:
-            self.durable.on_restored = self._on_restored
-            try:
-                await self._drive(self.recover())
-            finally:
-                await self._performer.close()
-            self.state, self.restored = "running", 1.0
-            log.info("%s %s[%d] restored at offset %d", self.stage, self.topic, self.partition, self.position)
+            async with self._restoring:
+                await self._restore()
             now_s = self._clock.monotonic_s()
             self._fed_s = now_s
             self._next_checkpoint_s = now_s + self._pace.checkpoint_s
@@ -143,8 +148,26 @@ class PartitionTask(ABC):
                 self._end("something below cancelled it")
             raise
         except Exception as error:
-            log.exception("%s %s[%d] failed", self.stage, self.topic, self.partition)
+            log.exception("%s failed", self.name)
             self._end(f"{type(error).__name__}: {error}")
+
+    async def _restore(self) -> None:
+        began_s = self._told_at_s = self._clock.monotonic_s()
+        log.info("%s is restoring", self.name)
+        self.durable.on_restored = self._on_restored
+        try:
+            await self._drive(self.recover())
+        finally:
+            await self._performer.close()
+        self.state, self.restored, self.whole = "running", 1.0, True
+        log.info(
+            "%s restored %s keys, %.1f MB, at offset %d in %.1f s",
+            self.name,
+            f"{self.durable.restored_keys:,}",
+            self.durable.restored_bytes / 1e6,
+            self.position,
+            self._clock.monotonic_s() - began_s,
+        )
 
     async def hand_over(self) -> None:
         """A last checkpoint while the membership still holds, so that the next owner has little to do again."""
@@ -154,6 +177,11 @@ class PartitionTask(ABC):
         async with self._working:
             if not self._broken:
                 await self._drive(self.checkpoint(snapshot_due=False))
+
+    @property
+    def name(self) -> str:
+        """Stage and partition, for people."""
+        return f"{self.stage} {self.topic}[{self.partition}]"
 
     @property
     def position(self) -> int:
@@ -212,7 +240,7 @@ class PartitionTask(ABC):
 
     async def _drive(self, procedure: Procedure[T]) -> T:
         try:
-            return await drive(procedure, self._performer.perform)
+            return await drive(procedure, self._performer.perform, turn=_turn)
         except BaseException:
             # What was touched, dirty or dead has been taken out of the state already: no later checkpoint may be accepted.
             self._broken = True
@@ -246,11 +274,15 @@ class PartitionTask(ABC):
             raise
         except Exception as error:
             self._broken = True
-            log.exception("%s %s[%d] cannot fold", self.stage, self.topic, self.partition)
+            log.exception("%s cannot fold", self.name)
             raise self.durable.cannot_fold(error) from error
 
     def _on_restored(self, share: float) -> None:
         self.restored = share
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._told_at_s + TELL_S:
+            self._told_at_s = now_s
+            log.info("%s restoring %d %%", self.name, 100 * share)
 
     def _stop(self, error: MeterlineError) -> None:
         self.state, self.stopped = "stopped", error
@@ -263,7 +295,11 @@ class PartitionTask(ABC):
 
     def _end(self, why: str) -> None:
         if not self._handing_over and not self._closed:
-            self._gone(f"{self.stage} {self.topic}[{self.partition}]: {why}")
+            self._gone(f"{self.name}: {why}")
+
+
+async def _turn() -> None:
+    await asyncio.sleep(0)
 
 
 class MeteringTask(PartitionTask):
@@ -273,9 +309,9 @@ class MeteringTask(PartitionTask):
 
     def __init__(
         self, stage: Metering, topic: str, partition: int, performer: Performer, clock: Clock, pace: Pace,
-        gone: Callable[[str | MeterlineError], None], dead: Callable[[Metering], None],
+        gone: Callable[[str | MeterlineError], None], restoring: Restoring, dead: Callable[[Metering], None],
     ) -> None:  # fmt: skip
-        super().__init__(topic, partition, stage.durable, performer, clock, pace, gone)
+        super().__init__(topic, partition, stage.durable, performer, clock, pace, gone, restoring)
         self.metering = stage
         self._dead = dead
         self._next_emit_s = 0.0
@@ -334,9 +370,9 @@ class ClosingTask(PartitionTask):
 
     def __init__(
         self, stage: Closing, topic: str, partition: int, performer: Performer, clock: Clock, pace: Pace,
-        gone: Callable[[str | MeterlineError], None], told: Callable[[ClosingTask, bool], None],
+        gone: Callable[[str | MeterlineError], None], restoring: Restoring, told: Callable[[ClosingTask, bool], None],
     ) -> None:  # fmt: skip
-        super().__init__(topic, partition, stage.durable, performer, clock, pace, gone)
+        super().__init__(topic, partition, stage.durable, performer, clock, pace, gone, restoring)
         self.closing = stage
         self._told = told
         self._next_prompt_s = 0.0

@@ -144,7 +144,7 @@ class WorkerView:
             yield {**item, "provisional": item["state"] == "open" or item["pending"]}
 
     def _stages(self) -> list[Closing]:
-        return [owned.task.closing for owned in self._worker.closing.values()]
+        return [owned.task.closing for owned in self._worker.closing.values() if owned.task.whole]
 
     def _tasks(self) -> list[PartitionTask]:
         return [*self._worker.metering.values(), *(owned.task for owned in self._worker.closing.values())]

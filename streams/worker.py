@@ -27,6 +27,7 @@ from streams.delivery import Backoff, Courier
 from streams.ending import end
 from streams.live import LiveFeed
 from streams.metering import Metering, Topics
+from streams.restoring import Restoring
 from streams.tasks import ClosingTask, MeteringTask, Pace, PartitionTask, Performer
 from tables.closing import ClosingTable
 from tables.durable import Durable, Limits
@@ -82,6 +83,7 @@ class Worker:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        restoring: Restoring | None = None,
     ) -> None:
         if not sinks:
             raise ConfigurationError(
@@ -108,6 +110,7 @@ class Worker:
         self._pace = Pace(emit_s=settings.emit_ms / 1000, checkpoint_s=settings.checkpoint_ms / 1000)
         self._rng = rng or random.Random()
         self._limits = limits
+        self._restoring = restoring or Restoring()
         self._leaving = False
         self.stopping = False
 
@@ -165,16 +168,25 @@ class Worker:
         couriers = [running for one in owned.values() for running in one.running]
         await asyncio.gather(end(couriers), *(task.close() for task in tasks), return_exceptions=True)
 
+    def takes(self, topic: str, partition: int) -> bool:
+        """Whether a batch of this partition should come now: not while it restores, for others would wait behind it.
+
+        Where its task is not known yet the batch may come: it brings the assignment (`streams/agents.py`).
+        """
+        task = self._task(topic, partition)
+        return task is None or task.state != "restoring"
+
     async def offer(self, topic: str, partition: int, batch: Batch) -> None:
         """A batch came. One for a partition that is not owned now is dropped: whoever owns it reads it again."""
-        task: PartitionTask | None
-        if topic == self.settings.usage_topic:
-            task = self.metering.get(partition)
-        else:
-            owned = self.closing.get(partition)
-            task = owned.task if owned is not None else None
+        task = self._task(topic, partition)
         if task is not None:
             await task.offer(batch)
+
+    def _task(self, topic: str, partition: int) -> PartitionTask | None:
+        if topic == self.settings.usage_topic:
+            return self.metering.get(partition)
+        owned = self.closing.get(partition)
+        return owned.task if owned is not None else None
 
     def _begin_metering(self, partition: int, membership: Membership) -> None:
         s, d = self.settings, self.definitions
@@ -190,6 +202,7 @@ class Worker:
             self._clock,
             self._pace,
             self._gone,
+            self._restoring,
             self._dead,
         )
         self.metering[partition] = task
@@ -208,6 +221,7 @@ class Worker:
             self._clock,
             self._pace,
             self._gone,
+            self._restoring,
             self._told,
         )
         couriers = {

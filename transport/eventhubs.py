@@ -20,7 +20,7 @@ is judged by its offsets: the first that does not begin where the state ends is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -36,15 +36,23 @@ from transport.membership import Membership, Owners, directory_assignor
 
 T = TypeVar("T")
 
+NOT_TAKEN_S = 0.1
+"""How often it is asked again whether a partition is wanted, where none is."""
+
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Faust's consumer thread, which fetches batches, knows its membership and commits strictly."""
+    """Faust's consumer thread, which fetches batches, knows its membership and commits strictly.
+
+    takes: whether batches of a partition are wanted now (the app's `takes`), asked in this thread at every fetch. What is
+    not wanted stays in aiokafka's buffer, at most one fetch per partition.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.membership: Membership | None = None
         self.epoch = 0
         self.ending = False
+        self.takes: Callable[[str, int], bool] = getattr(self.app, "takes", lambda _topic, _partition: True)
         self._ends: dict[TopicPartition, int] = {}
         self._assignor_class = directory_assignor(getattr(self.app, "advertised_url", ""))
 
@@ -152,7 +160,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         if self.ending:
             await asyncio.sleep(timeout or 1.0)
             return {}
-        fetched = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
+        taken = {tp for tp in active_partitions if self.takes(tp.topic, tp.partition)}
+        if not taken:  # aiokafka takes none for all
+            with consumer._subscription.fetch_context():  # or it leaves the group for not being polled
+                await asyncio.sleep(NOT_TAKEN_S)
+            return {}
+        fetched = await super()._fetch_records(consumer, taken, timeout=timeout, max_records=max_records)
         epoch = self.epoch
         starts: dict[TopicPartition, tuple[int, int | None]] = {}
         for tp, records in fetched.items():  # all of them before the first await: a rebalance may come in between

@@ -12,6 +12,7 @@ import pytest
 from schemas.errors import MeterlineError
 from schemas.records import Batch, Record
 from streams.clock import SystemClock
+from streams.restoring import Restoring
 from streams.tasks import ClosingTask, MeteringTask, Pace, PartitionTask
 from tables.effects import Commit, Effect, Produce
 from tests.usage import MINUTE, NOON, definitions, meter, usage
@@ -65,7 +66,15 @@ class Owner:
         self.gone: list[str | MeterlineError] = []
         self.clock = Clock(now_ms)
         self.task = MeteringTask(
-            self.process.stage, USAGE, 0, self.performer, self.clock, pace, self.gone.append, lambda stage: None
+            self.process.stage,
+            USAGE,
+            0,
+            self.performer,
+            self.clock,
+            pace,
+            self.gone.append,
+            Restoring(),
+            lambda stage: None,
         )
 
     def batch(self, start: int, end: int) -> Batch:
@@ -249,6 +258,7 @@ async def test_a_revision_does_not_wait_for_the_next_regular_checkpoint(world: W
         SystemClock(),
         Pace(emit_s=0.01, checkpoint_s=3600, prompt_s=0.0),
         gone.append,
+        Restoring(),
         lambda _task, was_accepted: accepted.append(was_accepted),
     )
     task.start()
@@ -276,7 +286,7 @@ async def test_what_an_earlier_owner_left_in_the_outbox_leaves_without_waiting_f
         told.append((accepted, len(task.closing.table.outbox.waiting("cosmos", 9))))
 
     performer = WorldPerformer(world, closing)
-    task = ClosingTask(closing.stage, PARTIALS, 0, performer, SystemClock(), QUICK, lambda why: None, tell)
+    task = ClosingTask(closing.stage, PARTIALS, 0, performer, SystemClock(), QUICK, lambda why: None, Restoring(), tell)
     task.start()
     await until(lambda: bool(told))
     assert told[0] == (True, 1)

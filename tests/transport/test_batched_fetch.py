@@ -62,6 +62,7 @@ def thread(fetched: dict[TopicPartition, list[Any]], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
     thread: ConsumerThread = ConsumerThread.__new__(ConsumerThread)
     thread.epoch, thread.ending, thread.membership, thread._ends = 1, False, None, {}
+    thread.takes = lambda _topic, _partition: True
     return thread
 
 
