@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -29,6 +31,13 @@ class Consumer:
         self.begin = begin
         self.sought: dict[TopicPartition, int] = {}
         self.looking: asyncio.Event | None = None
+        self.polled = 0
+        self._subscription = self
+
+    @contextmanager
+    def fetch_context(self) -> Iterator[None]:
+        self.polled += 1
+        yield
 
     def assignment(self) -> set[TopicPartition]:
         return set(self.committed_offsets)
@@ -56,8 +65,11 @@ def fetched() -> dict[TopicPartition, list[Any]]:
 
 @pytest.fixture
 def thread(fetched: dict[TopicPartition, list[Any]], monkeypatch: pytest.MonkeyPatch) -> ConsumerThread:
-    async def fetch(*_: Any, **__: Any) -> dict[TopicPartition, list[Any]]:
-        return dict(fetched)
+    async def fetch(
+        _thread: Any, _consumer: Any, active: set[TopicPartition], **_: Any
+    ) -> dict[TopicPartition, list[Any]]:
+        assert active, "aiokafka takes none for all"
+        return {tp: records for tp, records in fetched.items() if tp in active}
 
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
     thread: ConsumerThread = ConsumerThread.__new__(ConsumerThread)
@@ -126,3 +138,17 @@ async def test_a_fetch_over_which_the_assignment_ended_is_dropped(
     consumer.looking.set()
     assert await fetching == {}
     assert thread._ends == {TP: 1}
+
+
+async def test_a_partition_that_is_not_wanted_yet_stays_in_the_buffer_and_holds_up_no_other(
+    thread: ConsumerThread, fetched: dict[TopicPartition, list[Any]]
+) -> None:
+    consumer = Consumer({TP: 0, OTHER: 0})
+    fetched[TP], fetched[OTHER] = [record(0)], [record(0, OTHER)]
+    thread.takes = lambda topic, partition: partition == OTHER.partition
+    assert set(await batches(thread, consumer)) == {OTHER}
+    thread.takes = lambda topic, partition: False
+    assert await batches(thread, consumer) == {}
+    assert consumer.polled == 1, "or the coordinator takes this member for dead"
+    thread.takes = lambda topic, partition: True
+    assert (await batches(thread, consumer))[TP][:2] == (0, 1)
