@@ -24,6 +24,7 @@ COMMANDS = {
     "invoices": "cli.invoices:invoices",
     "check": "cli.check:check",
     "meters": "cli.meters:meters",
+    "mend": "cli.mend:mend",
 }
 HELP = """Exact usage metering: Event Hubs in, invoice messages and Cosmos documents out.
 
@@ -38,6 +39,7 @@ With your own Event Hubs, Service Bus and Cosmos DB (settings METERLINE_… in t
   python app.py worker                     one worker; start as many as there is work
   python app.py send usage.csv --source my-source
   python app.py invoices                   watch invoice messages come
+  python app.py mend                       is a partition stopped? what mends it?
 
 Every command explains itself with --help.
 """

@@ -12,6 +12,7 @@ from schemas.windows import window_id
 from streams.closing import Closing
 from streams.tasks import ClosingTask, MeteringTask, PartitionTask
 from streams.worker import Worker
+from tables.gaps import describe as describe_gaps
 from transport.membership import Owners
 
 Json = dict[str, Any]
@@ -191,6 +192,7 @@ def _metering(task: MeteringTask) -> Json:
         "watermark": _time(table.watermark_ms),
         "ids": len(table.ids),
         "partials": len(table.partials),
+        "gaps": describe_gaps(table.gaps),
     }
 
 
@@ -209,6 +211,7 @@ def _closing(task: ClosingTask, sinks: tuple[str, ...]) -> Json:
             {"sink": sink, "message_id": revision.message_id, "reason": reason}
             for sink, revision, reason in table.outbox.parked()
         ],
+        "gaps": describe_gaps(table.gaps),
     }
 
 

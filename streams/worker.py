@@ -280,7 +280,7 @@ class Worker:
                     "refused_revision",
                     f"{sink} {revision.message_id}",
                     reason,
-                    "mend what it refuses, then send it by hand",
+                    "mend what it refuses; then, with the workers stopped, `python app.py mend unpark all`",
                 )
             )
 

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas.errors import BrokerError, CommitRefused, SendFailed
-from schemas.records import Out
+from schemas.records import Out, Record
 from settings import Settings
 from tables.effects import Commit, Effect, Produce, ReadBounds, ReadCommitted, ReadLog
 from transport.client import client_options, diagnose, missing_topic
@@ -222,14 +222,24 @@ class LogReader:
         raise BrokerError(f"{topic}[{partition}] did not answer a fetch at {end - 1}")
 
     async def read(self, topic: str, partition: int, offset: int, end: int) -> list[tuple[int, bytes]]:
-        """Records from `offset` on, below `end`, as one fetch brings them; empty only where none is left below `end`."""
+        """Offsets and values from `offset` on, below `end`, as one fetch brings them; empty only where none is left."""
+        return [(record.offset, record.value or b"") for record in await self._fetch(topic, partition, offset, end)]
+
+    async def records(self, topic: str, partition: int, offset: int, end: int) -> list[Record]:
+        """As `read`, whole records."""
+        return [
+            Record(found.offset, found.timestamp, found.key, found.value, found.headers)
+            for found in await self._fetch(topic, partition, offset, end)
+        ]
+
+    async def _fetch(self, topic: str, partition: int, offset: int, end: int) -> list[Any]:
         consumer, tp = self._open_consumer(), TopicPartition(topic, partition)
         if self._at != (tp, offset):
             self._seek(tp, offset)
         try:
             for _ in range(READ_PATIENCE):
                 fetched = (await consumer.getmany(tp, timeout_ms=READ_TIMEOUT_MS)).get(tp, [])
-                found = [(record.offset, record.value or b"") for record in fetched if record.offset < end]
+                found = [record for record in fetched if record.offset < end]
                 if found:
                     self._at = (tp, fetched[-1].offset + 1)
                     return found

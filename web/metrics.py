@@ -106,6 +106,9 @@ def _task_metrics(status: Json, now_ms: int) -> Iterator[Metric]:
     behind = GaugeMetricFamily(
         "meterline_watermark_lag_seconds", "Wall clock minus watermark; absent before the first event.", labels=labels
     )
+    gaps = GaugeMetricFamily(
+        "meterline_gap_offsets", "Offsets that were never counted, by decision; /v1/audit says which.", labels=labels
+    )
     restored = GaugeMetricFamily("meterline_restored_ratio", "1 once the partition's state is restored.", labels=labels)
     state = GaugeMetricFamily(
         "meterline_partition_state", "1 for the state that the partition is in.", labels=[*labels, "state"]
@@ -118,9 +121,10 @@ def _task_metrics(status: Json, now_ms: int) -> Iterator[Metric]:
             if task.get("watermark"):
                 behind.add_metric(at, (now_ms - parse_rfc3339(task["watermark"])) / 1000)
             restored.add_metric(at, float(task.get("restored") or 0))
+            gaps.add_metric(at, sum(gap["to"] - gap["from"] for gap in task.get("gaps", ())))
             for one in _STATES:
                 state.add_metric([*at, one], task.get("state") == one)
-    yield from (lag, behind, restored, state)
+    yield from (lag, behind, restored, state, gaps)
 
 
 def _closing_metrics(closing: Mapping[str, Json]) -> Iterator[Metric]:

@@ -74,7 +74,8 @@ class View(Protocol):
         """`{"worker", "version", "metering": {partition: task}, "closing": {partition: task}, "sinks": {name: sink}}`.
 
         task: `state` (`restoring|running|stopped`), `restored` (0..1), `reason` and `hint` where stopped, `position`, `end`,
-        `lag` (records behind the log's end), `committed`, `watermark` (RFC 3339 or null), for metering `ids`, `partials`;
+        `lag` (records behind the log's end), `committed`, `watermark` (RFC 3339 or null), `gaps` (offsets never counted:
+        `from`, `to`, `accepted_at`, `reason`), for metering `ids`, `partials`;
         for closing `windows_open`, `windows_closed`, `revisions`, `outbox` {sink: waiting}, `delivered` {sink: n},
         `parked` [..].
         sink: `state` (`up|retrying|unconfigured`), `error`, `retry_in_s`, `waiting`, `delivered`, `parked`.

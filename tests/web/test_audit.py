@@ -74,3 +74,31 @@ async def test_a_partition_that_stopped_before_it_was_restored_is_missing_and_no
         assert (list(body["partitions"]), body["missing"], body["complete"]) == (["0"], [1], False)
         view.metering["1"] = a_task(state="stopped", restored=1.0)
         assert (await worker.get("/v1/audit"))["complete"] is True, "it stopped later: what it counted stands"
+
+
+async def test_what_was_never_counted_is_in_the_audit_of_every_worker() -> None:
+    left, right = MemoryView(usage=[0], partials=[0]), MemoryView(usage=[1], partials=[1])
+    gap = {"from": 36, "to": 44, "accepted_at": "2026-01-01T12:00:00Z", "reason": "retention was a day"}
+    later = {**gap, "from": 50, "to": 51}
+    right.metering["1"]["gaps"] = [gap, later]
+    left.closing["0"]["gaps"] = [gap]
+    async with workers(left, right) as started:
+        for worker in started:
+            assert (await worker.get("/v1/audit"))["gaps"] == [
+                {"stage": "metering", "partition": 1, **gap},
+                {"stage": "metering", "partition": 1, **later},
+                {"stage": "closing", "partition": 0, **gap},
+            ]
+
+
+async def test_a_gap_of_a_partition_that_two_hold_is_named_once() -> None:
+    left, right = MemoryView(usage=[0, 1]), MemoryView(usage=[1])
+    gap = {"from": 36, "to": 44, "accepted_at": "2026-01-01T12:00:00Z", "reason": ""}
+    left.metering["1"]["gaps"] = right.metering["1"]["gaps"] = [gap]
+    async with workers(left, right) as (worker, _):
+        assert (await worker.get("/v1/audit"))["gaps"] == [{"stage": "metering", "partition": 1, **gap}]
+
+
+async def test_without_a_gap_the_audit_says_so() -> None:
+    async with workers(MemoryView(usage=[0])) as (worker,):
+        assert (await worker.get("/v1/audit"))["gaps"] == []

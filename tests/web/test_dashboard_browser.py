@@ -124,6 +124,7 @@ async def test_the_ledger_is_an_equation_with_a_verdict(page: Page) -> None:
         "0": a_ledger(1000, duplicate=20, unmatched=3, dead_lettered=2, dead_lettered_too_late=2, late=5, keyless=9),
         "1": a_ledger(1),
     }
+    view.metering["1"]["gaps"] = [{"from": 36, "to": 44, "accepted_at": "2026-01-31T12:00:00Z", "reason": "<b>lost"}]
     async with workers(view, limits=LIMITS) as (worker,):
         await page.open(worker.url)
         await page.until("document.querySelector('#verdict').innerText.includes('Balanced')")
@@ -131,6 +132,9 @@ async def test_the_ledger_is_an_equation_with_a_verdict(page: Page) -> None:
         assert equation[:5] == [f"1{THIN}026", "read", "=", f"1{THIN}001", "counted"]
         assert equation[5:] == ["+", "20", "duplicate", "+", "3", "unmatched", "+", "2", "dead letters"]
         assert "9 came without a key" in await page.text("#ledger-notes")
+        assert "8 offsets were never counted, by decision: metering 1, 36 to 44 (<b>lost)" in await page.text(
+            "#ledger-notes"
+        )
         assert "too late 2" in await page.text("#reasons")
         view.ledgers["1"] = a_ledger(1, read=2)
         await page.until("document.querySelector('#verdict').innerText.includes('Out of balance')")

@@ -13,6 +13,7 @@ def _busy_view() -> MemoryView:
     view.ledgers["0"] = a_ledger(10, duplicate=2, dead_lettered=3, dead_lettered_invalid=2, late=1, keyless=4)
     view.ledgers["1"] = a_ledger(10, read=11)
     view.metering["0"] = a_task(lag=5, watermark="2026-01-31T12:09:30.500Z")
+    view.metering["0"]["gaps"] = [{"from": 36, "to": 44}, {"from": 50, "to": 51}]
     view.metering["1"] = a_task(state="restoring", restored=0.5, watermark=None, lag=None)
     view.closing["0"] = a_closing_task(
         revisions=9, windows_open=3, outbox={"cosmos": 2}, delivered={"cosmos": 7}, parked=[{"id": "x"}]
@@ -50,6 +51,8 @@ async def test_lag_watermark_outbox_sinks_and_alarms_are_exported() -> None:
     assert samples["meterline_watermark_lag_seconds", "0", "metering"] == 29.5
     assert ("meterline_watermark_lag_seconds", "1", "metering") not in samples
     assert samples["meterline_restored_ratio", "1", "metering"] == 0.5
+    assert samples["meterline_gap_offsets", "0", "metering"] == 9
+    assert samples["meterline_gap_offsets", "0", "closing"] == 0
     assert samples["meterline_partition_state", "1", "metering", "restoring"] == 1
     assert samples["meterline_partition_state", "1", "metering", "running"] == 0
     assert samples["meterline_revisions_total", "0"] == 9

@@ -52,6 +52,9 @@ function notes(audit) {
   const parts = [document.createTextNode(`${format.count(audit.total.late)} of the counted were late and revised their own window`)];
   const keyless = sum("keyless");
   if (keyless) parts.push(document.createTextNode(" · "), h("b", "", `${format.count(keyless)} came without a key`), document.createTextNode(": a retry may land in another partition and count again; key events by subject"));
+  const gaps = audit.gaps ?? [];
+  const passed = gaps.reduce((total, gap) => total + gap.to - gap.from, 0);
+  if (passed) parts.push(document.createTextNode(" · "), h("b", "", `${format.count(passed)} offsets were never counted`), document.createTextNode(`, by decision: ${gaps.map((gap) => `${gap.stage} ${gap.partition}, ${gap.from} to ${gap.to}${gap.reason ? ` (${gap.reason})` : ""}`).join("; ")}`));
   const text = parts.map((part) => part.textContent).join("");
   if ($("ledger-notes").textContent !== text) fill($("ledger-notes"), parts);
 }
