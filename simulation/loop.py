@@ -109,7 +109,8 @@ class VirtualLoop:
             task = Context().run(self.create_task, main)
             while not task.done():
                 self._turn()
-            return task.result()
+            result: T = task.result()
+            return result
         finally:
             self._close_all()
             events._set_running_loop(before)

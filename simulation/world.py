@@ -35,7 +35,7 @@ from simulation.oracle import Window
 from simulation.plan import Fault, Plan
 from simulation.process import Process
 from simulation.servicebus import Consumer, ServiceBus
-from simulation.usage import document, usage
+from simulation.usage import Sent, document, usage
 from simulation.watched import WatchedWorker
 from simulation.wire import Kind, Misfortune, Wire
 from sinks.contract import Sink
@@ -47,11 +47,17 @@ from streams.tasks import Pace
 from streams.worker import Worker
 from tables.closing import ClosingTable
 from tables.durable import Durable, Limits, Table
-from tables.effects import Effect
+from tables.effects import Effect, Produce
 from tables.metering import MeteringTable
 
 START_MS = 1_767_268_800_000
 """When every story begins: 2026-01-01T12:00:00Z."""
+SECRETS = {
+    "servicebus_connection_string": "Endpoint=sb://simulated/;SharedAccessKeyName=k;SharedAccessKey=c2ltdWxhdGVk",
+    "cosmos_endpoint": "https://simulated.example/",
+    "cosmos_key": "c2ltdWxhdGVk",
+}
+"""Well-formed, and of nothing that exists."""
 DETECTION_S = 60.0
 """Service Bus's duplicate detection here; outages last longer."""
 
@@ -70,6 +76,12 @@ class Scale:
     pace: Pace
     sealed: bool
     """Whether the story goes on until every window is sealed and forgotten."""
+    to_the_end: bool = False
+    """Whether placed faults befall effects after the calm, too."""
+    document: dict[str, Any] | None = None
+    """The meters, where they are not drawn."""
+    sent: tuple[Sent, ...] = ()
+    """Usage that is given, besides the `records` that are drawn."""
 
 
 def draw_scale(rng: random.Random) -> Scale:
@@ -81,9 +93,7 @@ def draw_scale(rng: random.Random) -> Scale:
         records=rng.choices([6, 12, 25, 60], [25, 40, 25, 10])[0],
         span_s=rng.choices([60.0, 120.0, 240.0, 400.0], [30, 40, 20, 10])[0],
         settings=Settings(
-            servicebus_connection_string="Endpoint=sb://simulated/;SharedAccessKeyName=k;SharedAccessKey=c2ltdWxhdGVk",
-            cosmos_endpoint="https://simulated.example/",
-            cosmos_key="c2ltdWxhdGVk",
+            **SECRETS,  # type: ignore[arg-type]
             session_timeout_s=10.0,
             rebalance_timeout_s=12.0,
         ),
@@ -106,7 +116,10 @@ def draw_scale(rng: random.Random) -> Scale:
 
 @dataclass(slots=True)
 class Ending:
-    """How a story ended. promise: the one that was broken, or None. effects: how many it had."""
+    """How a story ended. promise: the one that was broken, or None. effects: how many it had.
+
+    script: its effects in order, by name, each with the records of its flush. lines: everything that happened.
+    """
 
     seed: int
     promise: str | None
@@ -118,6 +131,7 @@ class Ending:
     stops: dict[str, str]
     checks: int
     recoveries: int
+    script: list[tuple[str, int]] = field(repr=False)
     lines: list[str] = field(repr=False)
 
 
@@ -137,12 +151,12 @@ class World:
         self.scale = scale or draw_scale(rng)
         self.sources, self.targets = self.scale.sources, self.scale.targets
         self.settings = self.scale.settings
-        self.document = document(rng)
+        self.document = self.scale.document or document(rng)
         self.definitions = parse(json.dumps(self.document))
-        self._sent = usage(
-            rng, self.document, self.sources, START_MS, int(self.scale.span_s * 1000), self.scale.records
-        )
-        drawn = plan or plans.draw(random.Random(f"{seed}/faults"), self.scale.span_s, 900)
+        span_ms, records = int(self.scale.span_s * 1000), self.scale.records
+        drawn_usage = usage(rng, self.document, self.sources, START_MS, span_ms, records) if records else []
+        self._sent = [*self.scale.sent, *drawn_usage]
+        drawn = plan if plan is not None else plans.draw(random.Random(f"{seed}/faults"), self.scale.span_s, 900)
         self.plan = drawn if only is None else drawn.only(only)
         self.may_stop = bool(self.plan.kinds & plans.CUTS)
         self.loop = VirtualLoop()
@@ -174,6 +188,7 @@ class World:
         self._placed = {int(fault.at): fault for fault in self.plan.faults if fault.kind in plans.PLACED}
         self._down: dict[str, int] = {}
         self._effects = 0
+        self.script: list[tuple[str, int]] = []
         self._lines: list[str] = []
         self._broken: Broken | None = None
         self._over: asyncio.Event
@@ -191,7 +206,7 @@ class World:
         digest = hashlib.sha256("\n".join(self._lines).encode()).hexdigest()
         return Ending(
             self.seed, promise, what, self.plan, self._effects, self.loop.time(), digest, self.judge.stops,
-            self.judge.checks, self.judge.recoveries, self._lines,
+            self.judge.checks, self.judge.recoveries, self.script, self._lines,
         )  # fmt: skip
 
     # -- what happens
@@ -367,8 +382,9 @@ class World:
         """The number of the effect that begins now, and the fault that befalls it."""
         self._effects += 1
         number = self._effects
-        fault = None if self.calm else self._placed.get(number)
+        fault = self._placed.get(number) if not self.calm or self.scale.to_the_end else None
         named = effect if isinstance(effect, str) else type(effect).__name__
+        self.script.append((named, len(effect.records) if isinstance(effect, Produce) else 0))
         self.note(f"{who} {number} {named} {place}{' ! ' + str(fault) if fault else ''}")
         return number, fault
 

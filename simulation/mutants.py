@@ -1,0 +1,353 @@
+"""The prover proven: production's rules broken one by one, each by a line or two; every one must be noticed.
+
+A mutant is an edit of production's own text, applied while its module is loaded, in a process of its own. If the line is not
+there any more, the mutant says so instead of passing. `python -m simulation.mutants NAME SEEDS` hunts one.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A rule broken. source: the design's section, or the Faust defect it is like. edits: (text, what it becomes) in `path`.
+
+    seeds: within so many it must be noticed.
+    """
+
+    name: str
+    source: str
+    path: str
+    edits: tuple[tuple[str, str], ...]
+    seeds: int = 200
+
+
+def _one(name: str, source: str, path: str, old: str, new: str, seeds: int = 200) -> Mutant:
+    return Mutant(name, source, path, ((old, new),), seeds)
+
+
+MUTANTS = (
+    # -- what stock Faust does (docs/proof.md names each defect)
+    _one(
+        "a window closes as soon as one partition has passed its end", "Faust: stream time of one partition",
+        "tables/closing.py", "return min(source.watermark_ms for source", "return max(source.watermark_ms for source",
+    ),
+    _one(
+        "late usage is dropped", "Faust: late events", "streams/metering.py",
+        "if time_ms < watermark_ms - stream.correct_for_ms:", "if time_ms < watermark_ms:",
+    ),
+    _one(
+        "a recovered window never closes", "Faust: recovered windows", "tables/closing.py",
+        "        self._schedule(key, window, end_ms, grace_ms)\n        if window.revision and",
+        "        if window.revision and",
+    ),
+    _one(
+        "windows close by the wall clock", "Faust: wall-clock expiry", "streams/closing.py",
+        "        watermark_ms = table.watermark_ms\n        for key in sorted(table.take_due",
+        "        import asyncio\n"
+        "        watermark_ms = 1767268800000 + int(asyncio.get_running_loop().time() * 1000)\n"
+        "        for key in sorted(table.take_due",
+    ),
+    _one(
+        "the last partial wins, an old owner's too", "Faust: writes of a former owner; §2.5", "streams/closing.py",
+        "if held is None or (share.through, -share.events) > (held.through, -held.events):", "if True:",
+    ),
+    _one(
+        "a commit runs past what was folded", "Faust #606", "tables/durable.py",
+        "        yield Commit(end)\n", "        yield Commit(end + 1)\n",
+    ),
+    _one(
+        "a flush returns before it is acknowledged", "Faust: flush", "streams/driver.py",
+        "            failure = error\n",
+        "            failure, result = (None, [0]) if type(error).__name__ == 'SendFailed' else (error, None)\n",
+    ),
+    _one(
+        "what was counted and not committed is counted again", "Faust: changelog ahead of the offset; §2.3",
+        "tables/replay.py", "if label.end > self.through or label.end < self.floor:", "if label.end < self.floor:",
+    ),
+    # -- §2: every hop may be repeated
+    _one(
+        "of two values of a key the last in the log wins", "§2.3", "tables/replay.py",
+        "kept.sort(key=lambda chunk: chunk[:2])", "kept.sort(key=lambda chunk: chunk[1])", 600,
+    ),
+    _one(
+        "a removal does not compete", "§2.3", "tables/replay.py",
+        "                known.add(key)\n                if value is not None:",
+        "                if value is not None:\n                    known.add(key)",
+    ),
+    _one(
+        "chunks older than the snapshot count", "§2.3", "tables/replay.py",
+        "if label.end > self.through or label.end < self.floor:", "if label.end > self.through:", 1500,
+    ),
+    _one(
+        "a snapshot is named before it is whole", "§2.2", "tables/durable.py",
+        "        if rolling is not None and not rolling.rest:\n            self.snapshot = (",
+        "        if rolling is not None and rolling.rest:\n"
+        "            self.snapshot = (rolling.log_offset, rolling.source_offset)\n"
+        "        if rolling is not None and not rolling.rest:\n            self.snapshot = (",
+    ),
+    _one(
+        "a checkpoint begins without an emit", "§2.2", "streams/metering.py",
+        "        yield from self.emit()\n        written =", "        written =",
+    ),
+    _one(
+        "what a window's seal forgets is not sent first", "§2.2", "tables/metering.py",
+        "            if self.partials.pop(key, None) is not None:",
+        "            self.dirty.pop(key, None)\n            if self.partials.pop(key, None) is not None:", 600,
+    ),
+    _one(
+        "only what has changed its value is in a checkpoint", "§2.2", "tables/metering.py",
+        "entries += [self._entry(key) for key in keys]",
+        "entries += [self._entry(key) for key in keys if key in self.partials]",
+    ),
+    _one(
+        "a watermark is sent along with what it covers", "§2.5", "streams/metering.py",
+        "        if records:\n            yield Produce(records)\n        marks =", "        marks =",
+    ),
+    _one(
+        "a watermark is believed whatever came before it", "§2.5", "tables/closing.py",
+        "source.watermark_ms = max(source.watermark_ms, mark.watermark_ms)", "source.watermark_ms = mark.watermark_ms",
+    ),
+    _one(
+        "members of an older partial are dropped", "§2.5", "streams/closing.py",
+        "if partial.members:", "if partial.members and window.shares[source_number] is partial.share:", 600,
+    ),
+    _one(
+        "members travel only until they were sent", "§2.5", "streams/metering.py",
+        "members = b\"\".join(sorted(partial.fresh_members))",
+        "members, partial.fresh_members = b\"\".join(sorted(partial.fresh_members)), set()", 600,
+    ),
+    _one(
+        "a sealed window is made anew", "§2.5", "streams/closing.py",
+        "if table.watermark_ms >= end_ms + self._stream.correct_for_ms:", "if False:", 600,
+    ),
+    _one(
+        "a commit is sent again under the next generation", "§2.4", "simulation/broker.py",
+        "member, generation = self._membership.member_id, self._membership.generation",
+        "member, generation = next(iter(group.members), ''), group.generation", 600,
+    ),
+    Mutant(
+        "a batch is folded over a gap", "§2.4", "streams/tasks.py",
+        (("        if batch.start > self.position:\n", "        if False:\n"),
+         ("self._step(Batch(self.position, ", "self._step(Batch(min(self.position, part[0].offset), ")),
+    ),
+    _one(
+        "a batch that comes twice is folded twice", "§2.4", "schemas/records.py",
+        "return (record for record in self.records if record.offset >= position)", "return iter(self.records)",
+    ),
+    _one(
+        "after a failed effect the state is checkpointed all the same", "§2.4", "streams/tasks.py",
+        "            if not self._broken:\n", "            if True:\n", 600,
+    ),
+    _one(
+        "a lost acknowledgement is taken for a delivery", "§2.6", "streams/delivery.py",
+        'if outcome.kind == "delivered":', 'if outcome.kind in ("delivered", "retry"):',
+    ),
+    _one(
+        "a revision that is not in a checkpoint is lost with its owner", "§2.6", "tables/closing.py",
+        "        entries += outbox\n", "",
+    ),
+    _one(
+        "a zombie's line of revisions turns the order around", "§2.6", "tables/outbox.py",
+        "sorted(self.items.items(), key=lambda pair: pair[1].order)",
+        "sorted(self.items.items(), key=lambda pair: -pair[1].order)",
+    ),
+    _one(
+        "a plain upsert instead of the guarded write", "§2.7", "sinks/cosmos.py",
+        'if stored["revision"] >= revision.revision:', "if False:", 600,
+    ),
+    _one(
+        "a message's id does not name its revision", "§2.7", "schemas/windows.py",
+        'return f"{self.window_id}:{self.revision}"', 'return f"{self.window_id}:1"',
+    ),
+    # -- §3: time
+    _one(
+        "what is decided depends on where a batch begins", "§2.1", "streams/metering.py",
+        "time_ms, watermark_ms = measured.time_ms, table.watermark_ms",
+        "time_ms, watermark_ms = measured.time_ms, self.__dict__.setdefault('_at_step', {}).setdefault("
+        "table.position - table.position % 3, table.watermark_ms)",
+    ),
+    _one(
+        "the future is judged by the wall clock", "§3", "streams/metering.py",
+        "if time_ms > record.timestamp_ms + stream.future_tolerance_ms:",
+        "if time_ms > 1767268800000 + __import__('asyncio').get_running_loop().time() * 1000 + stream.future_tolerance_ms:",
+    ),
+    _one(
+        "a tick is written before the log was read to its end", "§3", "streams/metering.py",
+        "if max_delay_ms is None or self.table.position != log_end:", "if max_delay_ms is None:", 600,
+    ),
+    _one(
+        "a fast clock raises the watermark as far as it likes", "§3", "streams/metering.py",
+        "raised_ms = min(time_ms, record.timestamp_ms)", "raised_ms = time_ms",
+    ),
+    _one(
+        "a window is revised at every watermark", "§3", "streams/closing.py",
+        "elif watermark_ms >= window.revised_at_ms + self._stream.revise_every_ms:", "else:",
+    ),
+    _one(
+        "what is pending at the seal is dropped", "§3", "streams/closing.py",
+        "            if table.pending(key):\n                self._revise(key, \"seal\", watermark_ms)\n", "", 1500,
+    ),
+    # -- §4: one event, one fate
+    _one(
+        "an id is forgotten too early", "§4", "tables/dedupe.py",
+        "return counted is not None and counted >= watermark_ms - self._correct_for_ms",
+        "return counted is not None and counted >= watermark_ms",
+    ),
+    _one(
+        "an id is known for longer than it may be", "§4", "tables/dedupe.py",
+        "return counted is not None and counted >= watermark_ms - self._correct_for_ms", "return counted is not None", 600,
+    ),
+    _one(
+        "the id of a dead letter is remembered as counted", "§4", "streams/metering.py",
+        "        known = event if isinstance(event, RawEvent) else None\n",
+        "        known = event if isinstance(event, RawEvent) else None\n"
+        "        if known: self.table.ids.add(event_id_digest(known.source, known.id), record.timestamp_ms)\n",
+    ),
+    _one(
+        "a duplicate does not move the clock", "§3", "streams/metering.py",
+        "            ledger.duplicate += 1\n            table.raise_watermark(raised_ms)\n",
+        "            ledger.duplicate += 1\n",
+    ),
+    _one(
+        "the balance between the stages is asked too early", "§4", "streams/closing.py",
+        "if mark.through >= source.partial_through and", "if",
+    ),
+    _one(
+        "of the latest values the last folded wins", "§5", "tables/aggregates.py",
+        "if self.at is None or place > self.at:", "if True:",
+    ),
+    _one(
+        "what is sealed is remembered for ever", "§6", "tables/metering.py",
+        "        self.ids.evict(time_ms)\n", "",
+    ),
+)  # fmt: skip
+"""Not here, since rule 1 makes them harmless: delivering before acceptance (the same revision comes again), delivery marks by
+the last instead of the maximum, a zombie that goes on after a refused commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a mutant. seeds: how many stories it took. error: why it could not be hunted."""
+
+    mutant: Mutant
+    promise: str | None
+    seeds: int
+    error: str = ""
+
+    @property
+    def killed(self) -> bool:
+        """Whether a promise broke within the seeds it may take."""
+        return self.promise is not None and not self.error
+
+
+def hunt(told: Callable[[int, int], None], python: str, only: Sequence[str] = ()) -> list[Verdict]:
+    """Hunts them all, as many at once as there are cores. told: how many are done, how many of them survived."""
+    chosen = [mutant for mutant in MUTANTS if not only or mutant.name in only]
+    verdicts: list[Verdict] = []
+    lock = threading.Lock()
+
+    def one(mutant: Mutant) -> Verdict:
+        verdict = _hunted(mutant, python)
+        with lock:
+            verdicts.append(verdict)
+            told(len(verdicts), sum(not verdict.killed for verdict in verdicts))
+        return verdict
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(one, chosen))
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """Mutant, rule, the promise it broke and how many seeds that took."""
+    width = max(len(verdict.mutant.name) for verdict in verdicts)
+    rows = [f"{'mutant':{width}}  {'seeds':>5}  promise  source"]
+    for verdict in verdicts:
+        told = verdict.promise or verdict.error or "SURVIVED"
+        rows.append(f"{verdict.mutant.name:{width}}  {verdict.seeds:>5}  {told:7}  {verdict.mutant.source}")
+    alive = [verdict for verdict in verdicts if not verdict.killed]
+    rows.append(f"{len(verdicts) - len(alive)} of {len(verdicts)} mutants killed")
+    return "\n".join(rows)
+
+
+def _hunted(mutant: Mutant, python: str) -> Verdict:
+    command = [python, "-m", "simulation.mutants", mutant.name, str(mutant.seeds)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        return Verdict(mutant, None, 0, f"could not be hunted: {last}")
+    said = json.loads(done.stdout)
+    return Verdict(mutant, said["promise"], said["seeds"])
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Loads the mutant's module from its edited text."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+        self._name = mutant.path.removesuffix(".py").replace("/", ".")
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        location = str(ROOT / self._mutant.path)
+        loader = _Loader(fullname, location)
+        loader.mutant = self._mutant
+        return importlib.util.spec_from_file_location(fullname, location, loader=loader)
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    mutant: Mutant
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(mutated(self.mutant), self.path, "exec")
+
+
+def mutated(mutant: Mutant) -> str:
+    """The module's text with the mutant's edits. Raises LookupError where a text is not there exactly once."""
+    text = (ROOT / mutant.path).read_text()
+    for old, new in mutant.edits:
+        if text.count(old) != 1:
+            raise LookupError(f"{mutant.path} has {text.count(old)} times, not once: {old.strip()!r}")
+        text = text.replace(old, new)
+    return text
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Hunts one mutant in this process: prints the promise that broke and after how many seeds, as JSON."""
+    name, seeds = arguments
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
+    mutated(mutant)
+    sys.meta_path.insert(0, _Finder(mutant))
+    logging.disable(logging.CRITICAL)
+    from simulation.world import tell
+
+    for seed in range(int(seeds)):
+        ending = tell(seed)
+        if ending.promise is not None:
+            print(json.dumps({"promise": ending.promise, "seeds": seed + 1, "what": ending.what}))
+            return 0
+    print(json.dumps({"promise": None, "seeds": int(seeds), "what": ""}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
