@@ -16,6 +16,7 @@ L10   what is remembered is what live windows and `correct_for` ask for, and the
 
 from __future__ import annotations
 
+import random
 from bisect import bisect_right
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from schemas.partials import NEVER
 from schemas.records import Batch, Record
 from schemas.times import parse_rfc3339
 from simulation import pictures
+from simulation.cluster import Log
 from simulation.oracle import Expected, Oracle, Window
 from streams.closing import Closing
 from streams.metering import Metering
@@ -57,6 +59,8 @@ class Judge:
         self._newest_read = 0
         self._revisions: dict[bytes, dict[str, Any]] = {}
         self._committed: dict[tuple[str, int], int] = {}
+        self._checkpoints: dict[int, list[tuple[int, int]]] = {}
+        self._chance = random.Random(f"{world.seed}/judge")
         self._joint: list[tuple[float, int | None]] = []
         self._plain_metering: dict[int, Metering] = {}
         self._plain_closing: dict[int, Closing] = {}
@@ -116,6 +120,8 @@ class Judge:
         if offset < before:
             self._break("L5", f"{place} was committed at {offset} after {before}")
         self._committed[place] = offset
+        if place[0] == self.world.settings.partials_topic:
+            self._checkpoints.setdefault(place[1], []).append((offset, self.world.closing_changelog(place[1]).end))
 
     def offset_forgotten(self, place: tuple[str, int]) -> None:
         """The group's committed offset is gone: an owner may commit what it will, if any goes on."""
@@ -150,6 +156,7 @@ class Judge:
     def metering_accepted(self, source: int, stage: Metering) -> None:
         """L10: what METERING remembers is what its own watermark asks for."""
         table, position = stage.table, stage.table.position
+        self._changelog_in_proportion(f"usage[{source}]", stage, self.world.metering_changelog(source))
         live = self.oracle.live(source, position)
         if set(table.partials) != live:
             odd = sorted(set(table.partials) ^ live)[:3]
@@ -165,6 +172,7 @@ class Judge:
 
     def closing_accepted(self, partition: int, stage: Closing) -> None:
         """L10: no window is held past its seal."""
+        self._changelog_in_proportion(f"partials[{partition}]", stage, self.world.closing_changelog(partition))
         table, stream = stage.table, self.world.definitions.stream
         late = [key for key in table.windows if self._end_ms(key) + stream.correct_for_ms <= table.watermark_ms]
         if late:
@@ -187,7 +195,7 @@ class Judge:
             body = newest.get(key)
             if body is None or (body["events"], body["receipt"]["digest"]) != (expected.events, _hex(expected.digest)):
                 return False
-        return all(self.world.sink_has("cosmos", f"{body['id']}:{body['revision']}") for body in newest.values())
+        return all(self.world.shows(body["id"]) >= body["revision"] for body in newest.values())
 
     def what_lacks(self) -> str:
         """Why `all_delivered` says no, for L7."""
@@ -198,11 +206,7 @@ class Judge:
             for key, expected in final.items()
             if key in newest and newest[key]["events"] != expected.events
         ]
-        cosmos = [
-            body["id"]
-            for body in newest.values()
-            if not self.world.sink_has("cosmos", f"{body['id']}:{body['revision']}")
-        ]
+        cosmos = [body["id"] for body in newest.values() if self.world.shows(body["id"]) < body["revision"]]
         return (
             f"{len(lacking)} of {len(final)} windows not closed {lacking[:2]}; {len(behind)} behind {behind[:2]}; "
             f"{len(cosmos)} not in cosmos; open: {self.world.describe()}"
@@ -330,7 +334,10 @@ class Judge:
                 self._break("L2", f"{key} ends as {body['value']}, not {expected.value}")
 
     def _replays(self) -> None:
-        """L9."""
+        """L9. From two checkpoints of each partition of CLOSING, and from nothing."""
+        for partition, checkpoints in sorted(self._checkpoints.items()):
+            for committed, changelog_end in self._chance.sample(checkpoints, min(2, len(checkpoints))):
+                self._replay_from(partition, committed, changelog_end)
         bodies = {f"{body['id']}:{body['revision']}": raw for raw, body in self._raw_messages()}
         for partition in range(self.world.targets):
             stage = self._plain_closing_at(partition, self.world.partials_log(partition).end)
@@ -344,6 +351,31 @@ class Judge:
             told = self._final()[key]
             if expected != (told.value, told.events, told.digest):
                 self._break("L9", f"replaying the usage gives {expected} for {key}, not {told}")
+
+    def _replay_from(self, partition: int, committed: int, changelog_end: int) -> None:
+        """Recovered as of then, the rest of the partials gives what was delivered."""
+        stage = self.world.recovered_closing(partition, committed, changelog_end)
+        _fold_to(stage, self.world.partials_log(partition).records, self.world.partials_log(partition).end)
+        whole = self._plain_closing_at(partition, self.world.partials_log(partition).end)
+        for name, item in stage.table.outbox.items.items():
+            told = whole.table.outbox.items.get(name)
+            if told is None or told.revision.body != item.revision.body:
+                self._break("L9", f"replaying partials[{partition}] from {committed} gives another {name}")
+        if found := pictures.difference(pictures.of_closing(stage.table), pictures.of_closing(whole.table)):
+            self._break("L9", f"replaying partials[{partition}] from {committed}: {found}")
+
+    def _changelog_in_proportion(self, where: str, stage: Metering | Closing, log: Log) -> None:
+        """L10: what a recovery reads is a few times what is live, or the least that a snapshot is made for."""
+        limits, durable = self.world.scale.limits, stage.durable
+        if limits.slice < 1_000_000:
+            return  # a snapshot that rolls in slivers takes as long as it takes
+        sizes = [len(record.value or b"") for record in log.records[durable.snapshot[0] :]]
+        live = sum(
+            len(e.key) + len(e.value or b"") for unit in durable.table.units() for e in durable.table.slice(unit)
+        )
+        most = 4 * (max(live, limits.snapshot_min) + max(sizes, default=0)) + 64_000
+        if sum(sizes) > most:
+            self._break("L10", f"{where}: a recovery reads {sum(sizes)} bytes for a state of {live}")
 
     # -- what is compared
 

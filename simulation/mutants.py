@@ -103,6 +103,11 @@ MUTANTS = (
         "        if rolling is not None and not rolling.rest:\n            self.snapshot = (",
     ),
     _one(
+        "no snapshot is ever begun", "§2.2", "tables/durable.py",
+        "if rolling is None and (snapshot_due or self._since_snapshot >",
+        "if rolling is None and (False and self._since_snapshot >",
+    ),
+    _one(
         "a checkpoint begins without an emit", "§2.2", "streams/metering.py",
         "        yield from self.emit()\n        written =", "        written =",
     ),
@@ -153,7 +158,7 @@ MUTANTS = (
     ),
     _one(
         "after a failed effect the state is checkpointed all the same", "§2.4", "streams/tasks.py",
-        "            if not self._broken:\n", "            if True:\n", 600,
+        "            if self._broken:\n                return False\n", "", 600,
     ),
     _one(
         "a lost acknowledgement is taken for a delivery", "§2.6", "streams/delivery.py",

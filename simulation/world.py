@@ -47,7 +47,7 @@ from streams.tasks import Pace
 from streams.worker import Worker
 from tables.closing import ClosingTable
 from tables.durable import Durable, Limits, Table
-from tables.effects import Effect, Produce
+from tables.effects import Effect, Produce, ReadBounds, ReadCommitted, ReadLog
 from tables.metering import MeteringTable
 
 START_MS = 1_767_268_800_000
@@ -175,6 +175,7 @@ class World:
         self.cosmos = TwoRegions(self._network)
         self.consumer = Consumer(self.servicebus, self._network)
         self._ledger: set[str] = set()
+        self._shown: dict[str, int] = {}
         self._ledger_read = 0
         self._messages: set[str] = set()
         self._messages_read = 0
@@ -456,6 +457,35 @@ class World:
         durable = self._durable(table, s.partials_topic, s.closing_state_topic, partition, self.targets)
         return Closing(self.definitions, s.partials_topic, partition, durable, table)
 
+    def recovered_closing(self, partition: int, committed: int, changelog_end: int) -> Closing:
+        """CLOSING recovered as an owner would have been when the changelog ended there and the offset was that."""
+        stage, changelog = self.plain_closing(partition), self.closing_changelog(partition)
+        source = self.partials_log(partition)
+        recovery = stage.recover()
+        answer: object = None
+        while True:
+            try:
+                effect = recovery.send(answer)
+            except StopIteration:
+                return stage
+            match effect:
+                case ReadCommitted():
+                    answer = committed
+                case ReadBounds(topic):
+                    answer = (0, source.end if topic == self.settings.partials_topic else changelog_end)
+                case ReadLog(_, offset, end):
+                    answer = [(record.offset, record.value or b"") for record in changelog.records[offset:end]]
+                case _:
+                    answer = None
+
+    def metering_changelog(self, source: int) -> Log:
+        """One partition of METERING's changelog."""
+        return self.cluster.logs[self.settings.metering_state_topic, source]
+
+    def closing_changelog(self, partition: int) -> Log:
+        """One partition of CLOSING's changelog."""
+        return self.cluster.logs[self.settings.closing_state_topic, partition]
+
     def replay_usage(self) -> dict[WindowKey, tuple[Decimal, int, int]]:
         """Final value, events and digest of every window, from the usage log and nothing else, through both stages."""
         closing = [self.plain_closing(partition) for partition in range(self.targets)]
@@ -510,11 +540,21 @@ class World:
         """Whether a revision is really in a sink."""
         if sink == "servicebus":
             return message_id in self._sent_to_servicebus()
+        self._read_history()
+        return message_id in self._ledger
+
+    def shows(self, window_id: str) -> int:
+        """The highest revision of a window that some region of Cosmos DB has shown as its document; 0 for none."""
+        self._read_history()
+        return self._shown.get(window_id, 0)
+
+    def _read_history(self) -> None:
         for write in self.cosmos.history[self._ledger_read :]:
             if write.container == self.settings.cosmos_revisions_container:
                 self._ledger.add(write.id)
+            else:
+                self._shown[write.id] = max(self._shown.get(write.id, 0), write.revision)
         self._ledger_read = len(self.cosmos.history)
-        return message_id in self._ledger
 
     def _sent_to_servicebus(self) -> set[str]:
         for message in self.servicebus.messages[self._messages_read :]:
