@@ -208,7 +208,8 @@ class Process:
 
     def _fetch(self) -> dict[Place, tuple[int, Batch]]:
         """Per partition its end, and what is there from the position on, in an order of chance."""
-        places = [place for place in self._positions if not self.world.is_paused(place)]
+        takes, paused = self.worker.takes, self.world.is_paused
+        places = [place for place in self._positions if takes(*place) and not paused(place)]
         self.rng.shuffle(places)
         found = {}
         for place in places:
