@@ -90,6 +90,11 @@ class KafkaCluster:
         assert self._process is not None
         await self._process.kill()
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the broker, if it still runs: SIGSTOP and SIGCONT freeze it for a while."""
+        if self._process is not None:
+            self._process.signal(number)
+
     async def restart(self) -> None:
         """Orderly end, and a new start with the same log."""
         await self.stop()

@@ -16,8 +16,10 @@ from sinks.contract import Sink
 from sinks.cosmos import CosmosSink
 from sinks.servicebus import ServiceBusSink
 from streams.agents import consumer_thread, install
+from streams.clock import SystemClock
 from streams.restoring import RestoringUncollected
 from streams.start_over import StartOver
+from streams.watchdog import longest_join_s, watch
 from streams.worker import Worker
 from transport.broker import Broker
 from transport.client import bootstrap_servers, faust_credentials
@@ -55,11 +57,18 @@ class MeterlineApp(faust.App):  # type: ignore[misc]
         except MeterlineError as error:
             self.start_over.request(str(error))
             await self.start_over.ended()
+        limit_s = longest_join_s(self.worker.settings)
+        self.add_future(watch(SystemClock(), limit_s, self._in_group, self.start_over.request))
+
+    def _in_group(self) -> bool:
+        thread = consumer_thread(self)
+        return thread is not None and thread.membership is not None
 
     async def on_stop(self) -> None:
-        """A last checkpoint while the membership holds, then Faust's own stop."""
+        """A last checkpoint while the membership holds, then the end of this process (`StartOver.finish`)."""
+        self.start_over.told_to_end()
         await self.worker.stop()
-        await super().on_stop()
+        await self.start_over.finish(self.worker.handed_over and self.crash_reason is None)
 
 
 def build(settings: Settings | None = None) -> MeterlineApp:

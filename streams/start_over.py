@@ -1,4 +1,4 @@
-"""How a worker ends when it must: start over where a membership failed, refuse where going on would be wrong.
+"""How a worker ends: start over where a membership failed, refuse where going on would be wrong, finish where it is told to.
 
 Starting over replaces the process image: nothing of the failed membership survives, recovery is the restart (design §2.4).
 It works under any launcher, because the process id stays. The group is left first, so that its partitions move at once.
@@ -11,8 +11,10 @@ import logging
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 from schemas.errors import MeterlineError
 
@@ -21,7 +23,10 @@ log = logging.getLogger("meterline")
 RESTARTS = "METERLINE_RESTARTS"
 """Environment of a process that started over: `how often in a row:when last, epoch seconds`. For the backoff alone."""
 CALM_S = 60.0
-LEAVE_S = 5.0
+LEAVE_S = 3.0
+"""How long leaving the group may take; where the broker does not answer, the session timeout does the same."""
+END_S = 15.0
+"""How long a worker may take that was told to end, whatever hangs below it; Kubernetes waits 30 s before it kills."""
 
 
 class StartOver:
@@ -30,6 +35,7 @@ class StartOver:
     def __init__(self, leave: Callable[[], Awaitable[None]]) -> None:
         self._leave = leave
         self._ending: asyncio.Task[None] | None = None
+        self._told_to_end = False
 
     def request(self, why: str) -> None:
         """The membership is over: leave, wait a little more each time in a row, begin anew."""
@@ -42,6 +48,27 @@ class StartOver:
         if self._ending is None:
             log.critical("this worker refuses to go on: %s", error)
             self._ending = asyncio.get_running_loop().create_task(self._end(error))
+
+    def told_to_end(self) -> None:
+        """SIGTERM or Ctrl-C: the process ends within END_S, with exit code 1 where `finish` did not come by then."""
+        self._told_to_end = True
+        late = threading.Timer(END_S, self._cut_short)  # a thread: what hangs may be the event loop
+        late.daemon = True
+        late.start()
+
+    async def finish(self, handed_over: bool) -> NoReturn:
+        """This process is done: it leaves the group and ends at once.
+
+        Exit code 0 where everything was handed over, else 1: nothing is lost, but the next owners have something to do again.
+        What Faust would do from here on is of no use to anybody, and hangs or crashes where the broker is gone.
+        """
+        await self._let_go()
+        if handed_over:
+            log.info("ended; everything was handed over")
+        else:
+            log.error("ended without handing everything over; the next owners begin at the last checkpoints")
+        _flush()
+        os._exit(0 if handed_over else 1)
 
     async def ended(self) -> None:
         """Waits for the end of this process, once asked for: nothing may start meanwhile."""
@@ -61,8 +88,15 @@ class StartOver:
         wait_s = min(30.0, 0.25 * float(1 << min(count, 10))) * (0.5 + random.random() / 2)
         os.environ[RESTARTS] = f"{count}:{now_s + wait_s:.0f}"
         await asyncio.sleep(wait_s)
+        if self._told_to_end:
+            return
         _flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the same program again
+
+    def _cut_short(self) -> None:
+        log.error("cut short: something did not end within %.0f s of being told to", END_S)
+        _flush()
+        os._exit(1)
 
     async def _let_go(self) -> None:
         try:

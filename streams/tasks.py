@@ -169,14 +169,20 @@ class PartitionTask(ABC):
             self._clock.monotonic_s() - began_s,
         )
 
-    async def hand_over(self) -> None:
-        """A last checkpoint while the membership still holds, so that the next owner has little to do again."""
+    async def hand_over(self) -> bool:
+        """A last checkpoint while the membership still holds, so that the next owner has little to do again.
+
+        False where there can be none: what failed before must not be covered now. One that restores has nothing to hand over.
+        """
         if self.state != "running" or self._handing_over:
-            return
+            return not self._broken
         self._handing_over = True
         async with self._working:
-            if not self._broken:
-                await self._drive(self.checkpoint(snapshot_due=False))
+            if self._broken:
+                return False
+            await self._drive(self.checkpoint(snapshot_due=False))
+        log.info("%s handed over at offset %d", self.name, self.position)
+        return True
 
     @property
     def name(self) -> str:

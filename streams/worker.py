@@ -113,6 +113,7 @@ class Worker:
         self._restoring = restoring or Restoring()
         self._leaving = False
         self.stopping = False
+        self.handed_over = False
 
     async def start(self) -> None:
         """Connects, and proves that the topics fit together.
@@ -132,7 +133,7 @@ class Worker:
     async def stop(self) -> None:
         """Lets go of everything, a last checkpoint first; nothing is taken any more."""
         self.stopping = True
-        await self.revoked()
+        self.handed_over = await self.revoked()
         for sink in self.sinks.values():
             await sink.close()
         await self.broker.stop()
@@ -148,25 +149,32 @@ class Worker:
             elif topic == self.settings.partials_topic and partition not in self.closing:
                 self._begin_closing(partition, membership)
 
-    async def revoked(self) -> None:
-        """Nothing is this worker's any more: a last checkpoint where it still counts, then everything ends."""
+    async def revoked(self) -> bool:
+        """Nothing is this worker's any more: a last checkpoint where it still counts, then everything ends.
+
+        Whether all of it was handed over: if not, the next owners begin at the checkpoints before.
+        """
+        handed_over = not self._leaving
         patience_s = min(5.0, self.settings.rebalance_timeout_s / 3)
         tasks: list[PartitionTask] = [*self.metering.values(), *(owned.task for owned in self.closing.values())]
         if tasks and not self._leaving:
             done = asyncio.gather(*(task.hand_over() for task in tasks), return_exceptions=True)
             try:
                 for task, outcome in zip(tasks, await asyncio.wait_for(done, patience_s), strict=True):
+                    handed_over = handed_over and outcome is True
                     if isinstance(outcome, MeterlineError):
-                        log.info("%s[%d] handed over as last checkpointed: %s", task.topic, task.partition, outcome)
+                        log.warning("%s is handed over as last checkpointed: %s", task.name, outcome)
                     elif isinstance(outcome, BaseException):
-                        log.error("%s[%d] could not hand over", task.topic, task.partition, exc_info=outcome)
+                        log.error("%s could not be handed over", task.name, exc_info=outcome)
             except TimeoutError:
+                handed_over = False
                 log.warning("handing over took too long; the next owner begins at the last checkpoint")
         owned, self.closing = self.closing, {}
         self.metering = {}
         self.membership = None
         couriers = [running for one in owned.values() for running in one.running]
         await asyncio.gather(end(couriers), *(task.close() for task in tasks), return_exceptions=True)
+        return handed_over
 
     def takes(self, topic: str, partition: int) -> bool:
         """Whether a batch of this partition should come now: not while it restores, for others would wait behind it.

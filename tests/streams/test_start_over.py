@@ -10,8 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
-import asyncio, os, sys
+import asyncio, os, sys, time
 from schemas.errors import ConfigurationError
+from streams import start_over
 from streams.start_over import RESTARTS, StartOver
 
 async def main():
@@ -25,6 +26,16 @@ async def main():
     over = StartOver(leave)
     if "refuse" in sys.argv:
         over.refuse(ConfigurationError("the topic is missing", where="topics", hint="create it"))
+    elif "finish" in sys.argv:
+        over.told_to_end()
+        await over.finish("handed-over" in sys.argv)
+    elif "hang" in sys.argv:
+        start_over.END_S = 0.2
+        over.told_to_end()
+        time.sleep(3600)
+    elif "told-meanwhile" in sys.argv:
+        over.request("a send failed")
+        over.told_to_end()
     elif RESTARTS not in os.environ:
         over.request("a send failed")
         over.request("another one, told once only")
@@ -72,4 +83,24 @@ def test_refusing_says_what_and_what_to_do_and_ends_with_2() -> None:
     assert "the topic is missing" in done.stderr
     assert "create it" in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stdout.count("life") == 1
+
+
+def test_a_worker_that_handed_over_ends_with_0_and_one_that_could_not_with_1() -> None:
+    assert run("finish", "handed-over").returncode == 0
+    done = run("finish")
+    assert (done.returncode, done.stdout.splitlines()[1:]) == (1, ["left the group"])
+    assert "begin at the last checkpoints" in done.stderr
+    assert run("finish", "handed-over", "stuck").returncode == 0, "the session timeout does the same a little later"
+
+
+def test_what_hangs_is_cut_short_even_where_it_is_the_event_loop() -> None:
+    done = run("hang")
+    assert done.returncode == 1
+    assert "cut short" in done.stderr
+
+
+def test_a_worker_that_was_told_to_end_does_not_begin_anew() -> None:
+    done = run("told-meanwhile")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("life") == 1
