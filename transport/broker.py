@@ -21,7 +21,11 @@ from transport.membership import Membership
 log = logging.getLogger("meterline.broker")
 
 STOP_S = 5.0
+COMMITTED_S = 60.0
+"""How long the group's coordinator may take to say what is committed; then the membership is over (design §2.4)."""
 READ_TIMEOUT_MS = 500
+FETCH_WAIT_MS = 20
+"""How long the broker may sit on a fetch at a log's end. Before a reader goes to another place, that fetch has to come back."""
 READ_PATIENCE = 120
 """How often a read of recovery may come back empty before the broker is called silent: 60 s."""
 
@@ -134,9 +138,10 @@ class Performer:
             case Commit(offset):
                 return await self._consumer().strict_commit(self._topic, self._partition, offset, self._membership)
             case ReadCommitted():
-                try:
-                    return await self._consumer().committed(self._topic, self._partition)
-                except KafkaError as error:
+                try:  # aiokafka asks for ever while the coordinator is away
+                    asked = self._consumer().committed(self._topic, self._partition)
+                    return await asyncio.wait_for(asked, COMMITTED_S)
+                except (TimeoutError, KafkaError) as error:
                     raise BrokerError(f"the committed offset could not be read: {type(error).__name__}") from error
             case ReadBounds(topic):
                 return await (await self._open_reader()).bounds(topic, self._partition)
@@ -182,7 +187,7 @@ class LogReader:
             enable_auto_commit=False,
             auto_offset_reset="none",
             max_partition_fetch_bytes=4 << 20,
-            fetch_max_wait_ms=READ_TIMEOUT_MS,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
         )
         try:
             await consumer.start()
