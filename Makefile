@@ -4,13 +4,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+SEEDS ?= 2000
+SEED ?= 1
 
-.PHONY: run test unit check format bench-recovery clean
+.PHONY: run chaos test prove unit check format bench-recovery clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run      the whole road on this machine: usage becomes invoices (Ctrl-C ends it)"
+	@echo "make chaos    the same while workers and servers are killed, and every number checked; 90 s (SEED=7 for other moments)"
 	@echo "make test     every test that this machine can run; a skip says what it wants"
+	@echo "make prove    SEEDS=2000 simulated stories, every crash point of small worlds, and production broken rule by rule"
 	@echo "make check    lint, types, the floors of the house, the Dockerfile"
 	@echo "make format   format the code"
 	@echo "make bench-recovery   a million keys restored, measured; writes bench/RESULTS.md (Linux, Java, Maven; minutes)"
@@ -18,8 +22,14 @@ help:
 run: $(VENV)/.installed
 	@$(BIN)/python app.py local
 
+chaos: $(VENV)/.installed
+	@$(BIN)/python app.py local --chaos --seed $(SEED)
+
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+prove: $(VENV)/.installed-test
+	$(BIN)/python -m simulation --seeds $(SEEDS) --exhaustive --mutants
 
 unit: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/schemas tests/tables tests/streams tests/stories tests/web -q $(PYTEST_ARGS)

@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.invoices import line
+from cli.judgement import told, until_signal
 from cli.main import current
 from local.checking import Mismatch
 from local.demo import Demo, cleared
-from local.foreground import serve, stop_signals, unless
+from local.foreground import serve
 from local.ledger import Expected, Key
 from local.once import Check, Feed, Options, Report, generated, once
 from local.reading import Rules
@@ -30,14 +31,14 @@ from local.stack import Stack
 from schemas.errors import ConfigurationError
 from settings import Settings
 
-SHOWN_MISMATCHES = 20
-
 
 @click.command(short_help="The whole road on this machine: servers, worker, usage, dashboard.")
 @click.option("--once", "only_once", is_flag=True, help="Run to the end, check every number, and stop.")
+@click.option("--chaos", is_flag=True, help="The same while workers and servers are killed, frozen and rescaled.")
+@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(5), help="Of usage, with --chaos.")
 @click.option("--events", default=20_000, show_default=True, type=click.IntRange(min=1), help="How many, with --once.")
-@click.option("--seed", default=1, show_default=True, help="Of the generator: the same seed, the same usage.")
-@click.option("--json", "as_json", is_flag=True, help="With --once: one JSON object on stdout, nothing else.")
+@click.option("--seed", default=1, show_default=True, help="The same seed, the same usage (and misfortunes).")
+@click.option("--json", "as_json", is_flag=True, help="With --once, --chaos: one JSON object, nothing else.")
 @click.option(
     "--input", "input_file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="With --once: this CSV."
 )
@@ -67,6 +68,9 @@ def local(ctx: click.Context, /, **options: Any) -> None:
       python app.py local --once --events 20000
       python app.py local --once --json --input usage.csv --source my-source
     \b
+    The same while workers and servers are killed, frozen, restarted and rescaled, at moments that a seed decides:
+      python app.py local --chaos --seconds 30 --seed 7
+    \b
     Only the servers, for a worker or a client of your own:
       python app.py local --stack-only --env-file stack.env
       python app.py --settings stack.env worker
@@ -75,6 +79,12 @@ def local(ctx: click.Context, /, **options: Any) -> None:
     base = current(ctx)
     if options["meters"]:
         base = replace(base, meters=str(options["meters"]))
+    if options["chaos"]:
+        if options["only_once"] or options["input_file"] or options["source"]:
+            raise click.UsageError("--chaos generates its own usage: without --once, --input and --source")
+        from cli.chaos import run
+
+        ctx.exit(run(base, **{name: options[name] for name in _CHAOS}))
     if options["only_once"]:
         ctx.exit(_once(base, **{name: options[name] for name in _ONCE}))
     for name in ("as_json", "input_file", "source"):
@@ -89,6 +99,7 @@ def local(ctx: click.Context, /, **options: Any) -> None:
 
 
 _ONCE = ("events", "seed", "as_json", "input_file", "source", "partitions", "workers", "kafka", "data_dir")
+_CHAOS = ("seconds", "seed", "as_json", "partitions", "kafka", "data_dir")
 _DEMO = ("env_file", "partitions", "workers", "no_generator", "rate", "kafka", "data_dir", "seed")
 
 
@@ -142,10 +153,10 @@ def _once(
     stderr = Console(stderr=True, highlight=False)
     feed, check = _feed(base, meters, events, seed, input_file, source)
     if as_json:
-        report = asyncio.run(_until_signal(once(options, base, feed, _quiet, check)))
+        report = asyncio.run(until_signal(once(options, base, feed, _quiet, check)))
     else:
         with stderr.status("starting") as status:
-            report = asyncio.run(_until_signal(once(options, base, feed, status.update, check)))
+            report = asyncio.run(until_signal(once(options, base, feed, status.update, check)))
     if data_dir is None and (report is None or report.good):
         shutil.rmtree(directory, ignore_errors=True)  # kept only where there is something to look at
     if report is None:
@@ -156,12 +167,7 @@ def _once(
         _summary(report)
     if report.good:
         return 0
-    for mismatch in report.mismatches[:SHOWN_MISMATCHES]:
-        where, what, expected, found = mismatch
-        print(f"mismatch: {where}: {what}: expected {expected}, found {found}", file=sys.stderr)
-    if len(report.mismatches) > SHOWN_MISMATCHES:
-        print(f"… and {len(report.mismatches) - SHOWN_MISMATCHES} more", file=sys.stderr)
-    print(f"logs, messages and documents are kept in {directory}", file=sys.stderr)
+    told(report.mismatches, directory)
     return 1
 
 
@@ -188,17 +194,6 @@ def _feed(
         )
 
     return file_feed(meters, input_file, source, bad), check
-
-
-async def _until_signal(running: Any) -> Report | None:
-    """Its report; None if a signal ended it, cleanly."""
-    report: list[Report] = []
-
-    async def work() -> None:
-        report.append(await running)
-
-    with stop_signals() as stop:
-        return report[0] if await unless(stop, work()) else None
 
 
 async def _say_ready(stack: Stack) -> None:

@@ -11,8 +11,8 @@ import asyncio
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -132,17 +132,12 @@ class Chaos:
         supervising = asyncio.create_task(self._supervise(fleet))
         going_on: list[asyncio.Task[None]] = []
         try:
-            await _all_serve(fleet)
             for misfortune in self._plan:
                 while self._share() < misfortune.at:  # noqa: ASYNC110 - a share sets no event
                     await asyncio.sleep(_POLL_S)
-                if misfortune.what in ("scale", "rolling restart"):  # about all of them, so one thing after the other
-                    await asyncio.gather(*going_on)
-                    await self._befall(misfortune, stack, fleet)
-                else:
-                    going_on.append(asyncio.create_task(self._befall(misfortune, stack, fleet)))
+                going_on.append(asyncio.create_task(self._befall(misfortune, stack, fleet)))
             await asyncio.gather(*going_on)
-            await _all_serve(fleet)
+            await asyncio.gather(*(worker.serving() for worker in fleet.up))
             self._tell("everything is up again")
         finally:
             self._over.set()
@@ -170,9 +165,7 @@ class Chaos:
             case "rolling restart":
                 await self._restart(fleet)
             case "scale":
-                self._tell(f"scale from {len(fleet.up)} to {misfortune.number} workers")
-                await fleet.scale(misfortune.number)
-                await _all_serve(fleet)
+                await self._scale(fleet, misfortune.number)
         self.survived[misfortune.what] += 1
 
     async def _freeze(self, worker: WorkerProcess, fleet: Fleet, lasts_s: float) -> None:
@@ -223,13 +216,28 @@ class Chaos:
     async def _restart(self, fleet: Fleet) -> None:
         """One after the other, in order: SIGTERM, start, and the next once it serves."""
         self._tell(f"rolling restart of {len(fleet.up)} workers")
-        for worker in fleet.up:
-            with self._held(worker):
-                await worker.stop()
-                if worker.process.returncode != 0:
-                    self.ended.append(f"on SIGTERM, not in order: {worker.process.obituary()}")
-                await worker.start()
-                await worker.serving()
+        for worker in list(fleet.up):
+            async with self._held(worker):
+                if worker in fleet.up:
+                    await self._end(worker)
+                    await worker.start()
+                    await worker.serving()
+
+    async def _scale(self, fleet: Fleet, count: int) -> None:
+        """More: started, until they serve. Fewer: the newest are ended in order."""
+        self._tell(f"scale from {len(fleet.up)} to {count} workers")
+        for worker in fleet.up[count:]:
+            async with self._held(worker):
+                fleet.up.remove(worker)
+                await self._end(worker)
+        await fleet.scale(count)
+        self._tell(f"{count} workers")
+
+    async def _end(self, worker: WorkerProcess) -> None:
+        """SIGTERM, after which it must end by itself, whatever it was at and whatever is away."""
+        await worker.stop()
+        if worker.process.returncode == -signal.SIGKILL:
+            self.ended.append(f"not in order, on SIGTERM: {worker.process.obituary()}")
 
     async def _supervise(self, fleet: Fleet) -> None:
         """Starts again what has ended, as a supervisor would, and notes that it did."""
@@ -244,23 +252,22 @@ class Chaos:
     @asynccontextmanager
     async def _one_of(self, fleet: Fleet, number: int) -> AsyncIterator[WorkerProcess]:
         """One of the workers that nothing is happening to, once there is one."""
-        while not (free := [worker for worker in fleet.up if worker not in self._victims]):  # noqa: ASYNC110
+        while not (free := [worker for worker in fleet.up if worker not in self._victims]):  # noqa: ASYNC110 - asked by few
             await asyncio.sleep(_POLL_S)
         worker = free[number % len(free)]
-        with self._held(worker):
+        async with self._held(worker):
             yield worker
 
-    @contextmanager
-    def _held(self, victim: WorkerProcess) -> Iterator[None]:
-        self._victims.add(victim)
+    @asynccontextmanager
+    async def _held(self, worker: WorkerProcess) -> AsyncIterator[None]:
+        """Nothing else happens to it meanwhile."""
+        while worker in self._victims:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(_POLL_S)
+        self._victims.add(worker)
         try:
             yield
         finally:
-            self._victims.discard(victim)
-
-
-async def _all_serve(fleet: Fleet) -> None:
-    await asyncio.gather(*(worker.serving() for worker in fleet.up))
+            self._victims.discard(worker)
 
 
 async def _until(condition: Callable[[], Awaitable[bool]], what: str) -> None:

@@ -55,13 +55,13 @@ def plan(seed: int, seconds: float, *, broker: bool) -> list[Misfortune]:
 
     found: list[Misfortune] = [
         Misfortune(random.uniform(0.02, 0.06), "scale", MOST_WORKERS),
-        Misfortune(random.uniform(0.5, 0.6), "rolling restart"),
+        Misfortune(random.uniform(0.45, 0.6), "rolling restart"),
         Misfortune(random.uniform(0.75, 0.85), "scale", LAST_WORKERS),
     ]
-    found += some("kill worker", 8, 0.1, 0.97, 2.0)
-    found += some("freeze worker", 40, 0.12, 0.5, 2.0)
-    found += some("kill Service Bus", 25, 0.05, 0.95, 5.0)
-    found += some("kill Cosmos DB", 25, 0.05, 0.95, 5.0)
+    found += some("kill worker", 5, 0.1, 0.97, 2.0)
+    found += some("freeze worker", 25, 0.12, 0.6, 2.0)
+    found += some("kill Service Bus", 15, 0.05, 0.95, 5.0)
+    found += some("kill Cosmos DB", 15, 0.05, 0.95, 5.0)
     if broker:
-        found += some("kill broker", 45, 0.1, 0.95, 4.0)
+        found += some("kill broker", 25, 0.1, 0.95, 4.0)
     return sorted(found, key=lambda misfortune: misfortune.at)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 
 from local.checking import Mismatch
 from local.ledger import Ledger
@@ -17,12 +16,14 @@ from local.reading import events
 from settings import Settings
 from transport.sending import UsageProducer
 
+RESENDS = 5
+
 
 class Witness(UsageProducer):
-    """A producer that remembers, by hash, what it was given. records: how many so far, its ticks too."""
+    """A producer that remembers, by hash, what it was given, and outlives its broker. records: how many so far, ticks too."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+        super().__init__(settings, resends=RESENDS)
         self.records = 0
         self.sent: Counter[int] = Counter()
 
@@ -80,7 +81,7 @@ class Court:
     @property
     def zombie_ticks(self) -> int:
         """How many ticks an owner wrote after its successor had written one."""
-        return sum(_returns(names) for names in self.tickers.values())
+        return sum(_overtaken(names) for names in self.tickers.values())
 
     def verdict(self) -> list[Mismatch]:
         """What was sent and acknowledged is there, and nothing else but the workers' own ticks."""
@@ -93,12 +94,11 @@ def _name(partition: int, value: bytes, headers: Sequence[tuple[str, bytes]]) ->
     return hash((partition, value, tuple(headers)))
 
 
-def _returns(names: Sequence[str]) -> int:
-    """How many of the names come again after another one was there in between."""
-    gone: set[str] = set()
-    count = 0
-    for before, name in pairwise(names):
-        if name != before:
-            gone.add(before)
-        count += name in gone
+def _overtaken(names: Sequence[str]) -> int:
+    """How many of the names come after one that first came later."""
+    first = {name: place for place, name in reversed(list(enumerate(names)))}
+    count, latest = 0, 0
+    for name in names:
+        count += first[name] < latest
+        latest = max(latest, first[name])
     return count

@@ -15,7 +15,8 @@ from local.stack import Stack
 from schemas.errors import BrokerError
 
 START_TIMEOUT_S = 90.0
-STOP_GRACE_S = 15.0
+STOP_GRACE_S = 20.0
+"""More than a worker allows itself (`streams/start_over.py`, END_S)."""
 _ROOT = str(Path(__file__).resolve().parents[1])
 _COMPLAINTS = (": alarm ", "CRITICAL")
 _TIMEOUT = aiohttp.ClientTimeout(total=10)

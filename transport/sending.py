@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from aiokafka import AIOKafkaProducer, errors
 
@@ -22,19 +22,36 @@ MAX_BATCH_BYTES = 262_144
 MAX_UNACKNOWLEDGED = 2_000
 
 
+class _Record(NamedTuple):
+    partition: int
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
+class _Pending(NamedTuple):
+    acknowledged: asyncio.Future[Any]
+    record: _Record
+    resends: int
+
+
 class UsageProducer:
     """`async with UsageProducer(settings) as producer`: sends to the usage topic.
 
     partitions: how many the topic has. Entering raises what `transport.client.diagnose` makes of a broker that cannot be
     used, and ConfigurationError for a missing topic. Memory is bounded: `send` waits while too much is unacknowledged.
+
+    resends: how often a record that was not acknowledged within the client's own patience (a minute) is sent again, behind
+    what was sent meanwhile. It may then be in the log twice: what has an id is counted once all the same.
     """
 
     partitions: int
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, resends: int = 0) -> None:
         self._settings = settings
         self._topic = settings.usage_topic
-        self._pending: deque[asyncio.Future[Any]] = deque()
+        self._resends = resends
+        self._pending: deque[_Pending] = deque()
 
     async def __aenter__(self) -> Self:
         self._producer = AIOKafkaProducer(
@@ -56,7 +73,7 @@ class UsageProducer:
 
     async def __aexit__(self, *_: object) -> None:
         for pending in self._pending:
-            pending.cancel()
+            pending.acknowledged.cancel()
         await self._producer.stop()
 
     async def send(
@@ -64,12 +81,7 @@ class UsageProducer:
     ) -> None:
         """Append after everything sent to this partition before. Raises SendFailed as soon as any send has failed."""
         await self._settle(MAX_UNACKNOWLEDGED)
-        try:
-            self._pending.append(
-                await self._producer.send(self._topic, value, key=key, partition=partition, headers=list(headers))
-            )
-        except errors.KafkaError as error:
-            raise self._failed(error) from error
+        await self._append(_Record(partition, key, value, tuple(headers)), self._resends)
 
     async def tick(self, time_ms: int, source: str) -> None:
         """Append to every partition, after all that was sent, the promise that nothing older than `time_ms` will come."""
@@ -82,12 +94,33 @@ class UsageProducer:
         """Return when everything is acknowledged. Raises SendFailed."""
         await self._settle(0)
 
+    async def _append(self, record: _Record, resends: int) -> None:
+        while True:
+            try:
+                acknowledged = await self._producer.send(
+                    self._topic,
+                    record.value,
+                    key=record.key,
+                    partition=record.partition,
+                    headers=list(record.headers),
+                )
+            except errors.KafkaError as error:
+                if resends == 0:
+                    raise self._failed(error) from error
+                resends -= 1
+            else:
+                self._pending.append(_Pending(acknowledged, record, resends))
+                return
+
     async def _settle(self, most: int) -> None:
         while len(self._pending) > most:
+            pending = self._pending.popleft()
             try:
-                await self._pending.popleft()
+                await pending.acknowledged
             except errors.KafkaError as error:
-                raise self._failed(error) from error
+                if pending.resends == 0:
+                    raise self._failed(error) from error
+                await self._append(pending.record, pending.resends - 1)
 
     def _failed(self, error: errors.KafkaError) -> SendFailed:
         return SendFailed(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from local.checking import Message, Outcome, compare, compare_counters, compare_dead_letters, totals
+from local.checking import Message, Outcome, compare, compare_counters, compare_dead_letters, first_copies, totals
 from local.ledger import Expected, Key
 from local.reading import parse_time
 
@@ -119,6 +119,29 @@ def test_the_audit_is_compared_counter_by_counter_and_its_equation_checked() -> 
     }
     assert compare_counters({0: _counters()}, {**_audit(), "balanced": False})[0].what == "balanced"
     assert compare_counters({1: _counters()}, _audit())
+
+
+def test_the_equation_must_hold_on_each_partition_not_only_in_the_sum() -> None:
+    one, other = _counters(read=_counters()["read"] + 1), _counters(read=_counters()["read"] - 1)
+    audit = _audit()
+    audit["partitions"] = {
+        "0": {**audit["partitions"]["0"], "read": one["read"]},
+        "1": {**audit["partitions"]["0"], "read": other["read"]},
+    }
+    audit["total"] = {name: 2 * count for name, count in audit["total"].items()}
+    found = compare_counters({0: one, 1: other}, audit)
+    assert [(mismatch.where, mismatch.what) for mismatch in found] == [
+        ("audit, partition 0", "read = sum of the fates"),
+        ("audit, partition 1", "read = sum of the fates"),
+    ]
+
+
+def test_every_copy_of_a_message_must_be_the_first_one_byte_for_byte() -> None:
+    copies = [Message("w:1", "a", {}, b"{}"), Message("w:2", "a", {}, b"{1}"), Message("w:1", "a", {}, b"{}")]
+    assert first_copies(copies) == (copies[:2], [])
+    kept, found = first_copies([*copies, Message("w:1", "a", {}, b"{ }")])
+    assert kept == copies[:2]
+    assert [(mismatch.where, mismatch.expected, mismatch.found) for mismatch in found] == [("w:1", "{}", "{ }")]
 
 
 def test_dead_letters_are_compared_by_place_and_reason() -> None:

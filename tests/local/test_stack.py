@@ -132,6 +132,20 @@ async def test_what_an_azure_eventhub_producer_sends_is_in_the_usage_topic(stack
     await consumer.stop()
 
 
+@pytest.mark.parametrize(("detection", "arrive"), [(True, 1), (False, 2)])
+async def test_every_copy_of_a_message_arrives_where_duplicates_are_not_looked_for(
+    tmp_path: Path, detection: bool, arrive: int
+) -> None:
+    async with Stack(tmp_path, only="servicebus", duplicate_detection=detection) as stack:
+        settings = stack.settings
+        async with ServiceBusClient.from_connection_string(settings.servicebus_connection_string or "") as client:
+            async with client.get_queue_sender(settings.servicebus_queue) as sender:
+                for _ in range(2):
+                    await sender.send_messages(ServiceBusMessage("{}", message_id="w:1", session_id="acme"), timeout=10)
+            async with client.get_queue_receiver(settings.servicebus_queue, session_id="acme") as receiver:
+                assert len(await receiver.peek_messages(10)) == arrive
+
+
 async def test_the_env_file_is_private_and_loads_into_the_same_settings(stack: Stack, tmp_path: Path) -> None:
     path = tmp_path / "stack.env"
     write_env_file(path, stack)
