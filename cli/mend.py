@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +40,7 @@ T = TypeVar("T")
 _LOOKS = {"fine": "[green]fine[/]", "new": "[cyan]new[/]", "stopped": "[bold red]stopped[/]"}
 _stage = click.argument("stage", type=click.Choice(["metering", "closing"]))
 _partition = click.argument("partition", type=click.IntRange(min=0))
+_partitions = click.argument("partition", metavar="PARTITION|all")
 
 
 @click.group(short_help="What a stopped partition needs.", invoke_without_command=True)
@@ -50,7 +52,7 @@ def mend(ctx: click.Context) -> None:
     With the workers stopped (all but `show` and `resend` refuse to run beside them):
       python app.py mend                                    how is each partition, and what mends it?
       python app.py mend offset metering 3                  commit what the changelog proves
-      python app.py mend rebuild closing 0                  fold the source log again, and write the state
+      python app.py mend rebuild closing all                fold the source log again, and write the state
       python app.py mend accept-gap metering 3 --to 4711    go on behind what is gone; the audit shows it
       python app.py mend resend all                         send all live partials again
       python app.py mend unpark 0                           deliver again what a sink refused for good
@@ -79,30 +81,31 @@ def show(ctx: click.Context, as_json: bool = False) -> None:
 
 @mend.command()
 @_stage
-@_partition
+@_partitions
 @click.pass_context
-def offset(ctx: click.Context, stage: StageName, partition: int) -> None:
-    """Commit the newest offset that the changelog proves: where the group's is missing, or leads nowhere."""
-    _alone(ctx, stage, partition, lambda deployment: mend_offset(deployment, stage, partition))
+def offset(ctx: click.Context, stage: StageName, partition: str) -> None:
+    """Commit the newest offset that the changelog proves: where the group's is missing, or leads nowhere.
+
+    `all`: of every partition that this mends.
+    """
+    _alone(ctx, stage, partition, "offset", mend_offset)
 
 
 @mend.command("rebuild")
 @_stage
-@_partition
+@_partitions
 @click.option(
     "--same-definitions",
     is_flag=True,
     help="Vouch for the meters file being the one the deployment began with, where no changelog is left that says so.",
 )
 @click.pass_context
-def rebuild_(ctx: click.Context, stage: StageName, partition: int, same_definitions: bool) -> None:
-    """Fold the source log again from where the partition began, write its state, commit."""
-    _alone(
-        ctx,
-        stage,
-        partition,
-        lambda deployment: rebuild(deployment, stage, partition, same_definitions=same_definitions),
-    )
+def rebuild_(ctx: click.Context, stage: StageName, partition: str, same_definitions: bool) -> None:
+    """Fold the source log again from where the partition began, write its state, commit.
+
+    `all`: of every partition that this mends.
+    """
+    _alone(ctx, stage, partition, "rebuild", partial(rebuild, same_definitions=same_definitions))
 
 
 @mend.command("accept-gap")
@@ -114,7 +117,7 @@ def rebuild_(ctx: click.Context, stage: StageName, partition: int, same_definiti
 def accept_gap_(ctx: click.Context, stage: StageName, partition: int, to: int, reason: str) -> None:
     """Go on behind offsets that are gone or cannot be counted; /v1/audit shows them from then on."""
     now_ms = time.time_ns() // 1_000_000
-    _alone(ctx, stage, partition, lambda deployment: accept_gap(deployment, stage, partition, to, reason, now_ms))
+    _alone(ctx, stage, str(partition), "accept-gap", partial(accept_gap, to=to, reason=reason, now_ms=now_ms))
 
 
 @mend.command("resend")
@@ -148,14 +151,25 @@ def unpark_(ctx: click.Context, partition: str, sink: str | None) -> None:
 
 
 def _alone(
-    ctx: click.Context, stage: StageName, partition: int, procedure: Callable[[Deployment], Procedure[Mended]]
+    ctx: click.Context,
+    stage: StageName,
+    partition: str,
+    what: str,
+    procedure: Callable[[Deployment, StageName, int], Procedure[Mended]],
 ) -> None:
-    """Performs a mending of one partition, if no worker runs, and says what came of it."""
+    """Performs a mending of one partition, or of all that it mends, if no worker runs, and says what came of it."""
+    only = None if partition == "all" else _number(partition)
 
     async def perform(outside: Outside, deployment: Deployment) -> list[Mended]:
         await outside.must_be_empty()
-        _chosen(deployment, stage, partition)
-        return [await _perform(outside, deployment, stage, partition, procedure(deployment))]
+        done = []
+        for chosen in _chosen(deployment, stage, only):
+            if only is None:
+                found = await _perform(outside, deployment, stage, chosen, diagnose(deployment, stage, chosen, 0))
+                if f"mend {what} {stage} {chosen}" not in found.commands:
+                    continue
+            done.append(await _perform(outside, deployment, stage, chosen, procedure(deployment, stage, chosen)))
+        return done or [Mended(f"no partition of {stage} is stopped by what `mend {what}` mends")]
 
     _say(_run(current(ctx), perform))
 
