@@ -1,4 +1,4 @@
-"""`python -m simulation`: one story told, many told, every crash point of a small one, or the prover proven."""
+"""`python -m simulation`: a story told, many, every crash point of a small one, the prover proven, or what it leaves out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from simulation import crowd, exhaustive
+from simulation import crowd, exhaustive, lines
 from simulation.mutants import MUTANTS, hunt, table
 from simulation.shrink import report, shrink
 from simulation.world import tell
@@ -26,12 +26,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--mutants", action="store_true", help="break production's rules one by one: each must be noticed"
     )
+    parser.add_argument("--lines", action="store_true", help="which lines of production no story runs")
     given = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
     if given.seed is not None:
         return _one(given.seed, given.faults, given.tell)
+    if given.lines:
+        return _lines()
     if given.seeds is None and not given.exhaustive and not given.mutants:
-        parser.error("give a seed, --seeds N, --exhaustive or --mutants")
+        parser.error("give a seed, --seeds N, --exhaustive, --mutants or --lines")
     good = True
     if given.seeds is not None:
         good &= _many(given.first, given.seeds)
@@ -86,6 +89,14 @@ def _mutants() -> bool:
         verdicts = hunt(lambda done, alive: progress.update(task, completed=done, broken=alive), sys.executable)
     print(table(verdicts))
     return all(verdict.killed for verdict in verdicts)
+
+
+def _lines() -> int:
+    with _progress("stories") as progress:
+        task = progress.add_task("", total=lines.STORIES + len(exhaustive.WORLDS), broken=0)
+        measured = lines.measure(told=lambda stories: progress.update(task, completed=stories))
+    print(lines.table(measured))
+    return 1 if measured.broken else 0
 
 
 def _progress(what: str) -> Progress:
