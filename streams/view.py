@@ -106,7 +106,7 @@ class WorkerView:
             {
                 "kind": "partition_stopped",
                 "where": f"{t.topic}[{t.partition}]",
-                "what": t.stopped.what,
+                "what": _reason(t),
                 "hint": t.stopped.hint,
             }
             for t in self._tasks()
@@ -176,13 +176,18 @@ def _task(task: PartitionTask) -> Json:
     return {
         "state": task.state,
         "restored": round(task.restored, 3),
-        "reason": task.stopped.what if task.stopped else "",
+        "reason": _reason(task),
         "hint": task.stopped.hint if task.stopped else "",
         "position": task.position,
         "end": task.end if task.end is not None else task.position,
         "lag": max(0, (task.end or 0) - task.position),
         "committed": task.durable.accepted,
     }
+
+
+def _reason(task: PartitionTask) -> str:
+    """Why it has stopped; the place stands beside it, so not here again."""
+    return task.stopped.what.removeprefix(f"{task.topic}[{task.partition}] stopped: ") if task.stopped else ""
 
 
 def _metering(task: MeteringTask) -> Json:

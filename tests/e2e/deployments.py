@@ -17,6 +17,7 @@ from local.process import free_port
 from local.stack import Stack
 from local.topics import ensure_topics
 from local.workers import WorkerProcess
+from schemas.errors import BrokerError
 from schemas.hashing import partition_for
 from schemas.times import format_rfc3339
 from settings import Settings
@@ -68,6 +69,13 @@ class Deployment:
         """How many events this worker's ledgers have read."""
         audit = await worker.get("/v1/audit?local=1")
         return sum(partition["read"] for partition in audit["partitions"].values())
+
+    async def has_read_all(self, worker: WorkerProcess) -> bool:
+        """Whether every event that was sent is in this worker's ledgers."""
+        try:
+            return await self.read(worker) == self.sent
+        except BrokerError:  # it does not serve yet
+            return False
 
     async def committed(self) -> dict[tuple[str, int], int | None]:
         """Stage and partition -> the group's committed offset."""

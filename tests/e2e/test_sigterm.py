@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 
 from local.workers import WorkerProcess
-from schemas.errors import BrokerError
 from tests.e2e.deployments import Deployment, deployment, told, until
 from tests.kafka_cluster import KafkaCluster
 from transport.sending import UsageProducer
@@ -57,7 +56,7 @@ async def test_a_worker_under_load_flushes_hands_over_and_leaves(kafka: KafkaClu
         second = await made.start_worker()
         await second.serving()
         assert told(second, "restored") == handed_over
-        await until(second, lambda: has_read_all(made, second))
+        await until(second, lambda: made.has_read_all(second))
 
 
 async def _load(made: Deployment, producer: UsageProducer) -> None:
@@ -73,7 +72,7 @@ async def test_a_worker_that_is_restoring_leaves_at_once_and_changes_nothing(
         first = await made.start_worker()
         async with UsageProducer(made.settings) as producer:
             await made.send(producer, 40_000)
-        await until(first, lambda: has_read_all(made, first))
+        await until(first, lambda: made.has_read_all(first))
         await terminated(first)
         before = await made.committed()
         second = await made.start_worker()
@@ -103,7 +102,7 @@ async def test_a_worker_whose_broker_is_gone_leaves_and_says_that_it_could_not_h
             worker = await made.start_worker()
             async with UsageProducer(made.settings) as producer:
                 await made.send(producer, 2000)
-            await until(worker, lambda: has_read_all(made, worker))
+            await until(worker, lambda: made.has_read_all(worker))
             if broker == "killed":
                 await kafka.kill()
             else:
@@ -136,11 +135,3 @@ async def test_a_worker_that_waits_for_its_broker_leaves(tmp_path: Path) -> None
             assert not worker.process.said("Traceback")
     finally:
         await kafka.stop()
-
-
-async def has_read_all(made: Deployment, worker: WorkerProcess) -> bool:
-    """Whether every event that was sent is in the worker's ledgers."""
-    try:
-        return await made.read(worker) == made.sent
-    except BrokerError:  # it does not serve yet
-        return False
