@@ -117,6 +117,10 @@ class SimulatedPerformer:
         """The effect's result, after its time, or what befell it."""
         process = self._broker.process
         number, fault = process.world.next_effect(process.name, effect, self._place)
+        if isinstance(effect, Produce) and effect.records[0].topic == process.worker.settings.usage_topic:
+            task = process.worker.metering.get(self._partition)
+            if task is not None:
+                process.world.judged(process.world.judge.ticked, self._partition, task.position, task.end)
         if fault is not None and fault.kind == "crash_before":
             process.kill(fault.for_s)
             await asyncio.get_running_loop().create_future()

@@ -153,6 +153,11 @@ class Judge:
                 if not waits and not self.world.sink_has(sink, name):
                     self._break("L7", f"{name} is neither in the outbox nor in {sink}")
 
+    def ticked(self, source: int, position: int, end: int | None) -> None:
+        """L4: whoever promises that nothing older is to be expected has read what there is."""
+        if position != end:
+            self._break("L4", f"usage[{source}]: a tick by an owner at {position} who knows that the log goes to {end}")
+
     def metering_accepted(self, source: int, stage: Metering) -> None:
         """L10: what METERING remembers is what its own watermark asks for."""
         table, position = stage.table, stage.table.position
@@ -273,6 +278,11 @@ class Judge:
 
     def _regions(self) -> None:
         """L8: every region shows the highest revision, and the ledger holds each once, as Service Bus said it."""
+        shown_by: dict[tuple[str, str], int] = {}
+        for write in self.world.document_writes():
+            if write.revision < shown_by.get((write.region, write.id), 0):
+                self._break("L8", f"{write.id} went back to revision {write.revision} in {write.region}")
+            shown_by[write.region, write.id] = write.revision
         highest: dict[str, int] = {}
         bodies: dict[str, dict[str, Any]] = {}
         for body in self._read_revisions():

@@ -27,7 +27,7 @@ from settings import Settings
 from simulation import plan as plans
 from simulation.broker import WORLD, SimulatedBroker
 from simulation.cluster import Cluster, Group, Log, Place
-from simulation.cosmos import TwoRegions
+from simulation.cosmos import TwoRegions, Write
 from simulation.cosmos_client import CosmosClient
 from simulation.judge import Broken, Judge
 from simulation.loop import Stuck, VirtualLoop
@@ -565,6 +565,10 @@ class World:
     def cosmos_documents(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Region -> id -> document."""
         return {name: region.container(self.settings.cosmos_container) for name, region in self.cosmos.regions.items()}
+
+    def document_writes(self) -> list[Write]:
+        """Every change of a document that a region has shown, in order."""
+        return [write for write in self.cosmos.history if write.container == self.settings.cosmos_container]
 
     def cosmos_ledger(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Region -> id -> ledger item."""
