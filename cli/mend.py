@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.main import current
+from schemas.errors import PartitionStopped
 from schemas.meters import load as load_meters
 from settings import Settings
 from streams.deployment import SINKS, Deployment, StageName
@@ -37,6 +38,8 @@ from tables.effects import Procedure
 from transport.outside import Outside
 
 T = TypeVar("T")
+BESIDE_WORKERS = 2
+"""How often more a partition is read that looks stopped while workers run: a checkpoint may have come in between."""
 _LOOKS = {"fine": "[green]fine[/]", "new": "[cyan]new[/]", "stopped": "[bold red]stopped[/]"}
 _stage = click.argument("stage", type=click.Choice(["metering", "closing"]))
 _partition = click.argument("partition", type=click.IntRange(min=0))
@@ -128,8 +131,16 @@ def resend_(ctx: click.Context, partition: str) -> None:
     only = None if partition == "all" else _number(partition)
 
     async def send(outside: Outside, deployment: Deployment) -> list[Mended]:
-        chosen = _chosen(deployment, "metering", only)
-        return [await _perform(outside, deployment, "metering", p, resend(deployment, p)) for p in chosen]
+        return [await again(outside, deployment, chosen) for chosen in _chosen(deployment, "metering", only)]
+
+    async def again(outside: Outside, deployment: Deployment, chosen: int) -> Mended:
+        for _ in range(BESIDE_WORKERS):
+            try:
+                return await _perform(outside, deployment, "metering", chosen, resend(deployment, chosen))
+            except PartitionStopped:
+                if not await outside.members():
+                    break
+        return await _perform(outside, deployment, "metering", chosen, resend(deployment, chosen))
 
     _say(_run(current(ctx), send))
 
@@ -177,12 +188,16 @@ def _alone(
 async def _look(outside: Outside, deployment: Deployment) -> tuple[list[Diagnosis], int]:
     members = await outside.members()
     stages: tuple[StageName, ...] = ("metering", "closing")
-    found = [
-        await _perform(outside, deployment, stage, partition, diagnose(deployment, stage, partition))
-        for stage in stages
-        for partition in deployment.partitions(stage)
-    ]
-    return found, members
+
+    async def look(stage: StageName, partition: int) -> Diagnosis:
+        found = await _perform(outside, deployment, stage, partition, diagnose(deployment, stage, partition))
+        for _ in range(BESIDE_WORKERS if members else 0):
+            if found.state != "stopped":
+                break
+            found = await _perform(outside, deployment, stage, partition, diagnose(deployment, stage, partition))
+        return found
+
+    return [await look(stage, partition) for stage in stages for partition in deployment.partitions(stage)], members
 
 
 def _run(settings: Settings, work: Callable[[Outside, Deployment], Awaitable[T]]) -> T:

@@ -6,7 +6,6 @@ everything home, so that it can be compared with a deployment to which nothing h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -94,7 +93,7 @@ def do(world: World, command: str) -> Mended:
 def heal(world: World) -> list[str]:
     """Follows the diagnoses until every partition is fine; the commands that it took."""
     done: list[str] = []
-    for stage, partition in (*PLACES[2:], *PLACES[:2]):
+    for stage, partition in sorted(places(world)):  # CLOSING first
         while (found := look(world, stage, partition)).state == "stopped":
             assert found.commands, f"{found.what}: nothing mends it"
             done.append(found.commands[0])
@@ -143,6 +142,7 @@ def in_balance(world: World) -> bool:
     )
 
 
-def places(*stages: StageName) -> Iterator[tuple[StageName, int]]:
-    """The partitions of these stages."""
-    return ((stage, partition) for stage, partition in PLACES if stage in stages)
+def places(world: World) -> list[tuple[StageName, int]]:
+    """Every partition of both stages, METERING's first."""
+    metering: list[tuple[StageName, int]] = [("metering", partition) for partition in range(world.sources)]
+    return metering + [("closing", partition) for partition in range(world.targets)]
