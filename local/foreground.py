@@ -12,9 +12,7 @@ from pathlib import Path
 from local.identity import write_private
 from local.stack import Stack
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_CTRL_C_S = 0.3
-"""Ctrl-C reaches the whole process group; a child may be gone before our own signal handler has run."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 async def serve(
@@ -45,13 +43,9 @@ async def until_ended(stack: Stack, stop: asyncio.Event) -> int:
     """Wait for `stop` (0), or for the death of a part (1; told on stderr)."""
     if not await unless(stop, stack.wait()):
         return 0
-    try:
-        await asyncio.wait_for(stop.wait(), _CTRL_C_S)
-    except TimeoutError:
-        dead = await stack.wait()
-        print(f"error: {dead.obituary()}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    dead = await stack.wait()
+    print(f"error: {dead.obituary()}", file=sys.stderr, flush=True)
+    return 1
 
 
 async def unless(stop: asyncio.Event, work: Awaitable[object]) -> bool:
@@ -73,15 +67,19 @@ async def unless(stop: asyncio.Event, work: Awaitable[object]) -> bool:
 
 @contextmanager
 def stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM and SIGINT set, in place of what they do otherwise. On the running loop's main thread."""
+    """An event that SIGTERM, SIGINT and SIGHUP set, in place of what they do otherwise. On the running loop's main thread.
+
+    SIGHUP, since a closed terminal tells us and not the servers; not where it is ignored, as under `nohup`.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in _SIGNALS:
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heard:
         loop.add_signal_handler(number, stop.set)
     try:
         yield stop
     finally:
-        for number in _SIGNALS:
+        for number in heard:
             loop.remove_signal_handler(number)
 
 

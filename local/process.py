@@ -1,4 +1,4 @@
-"""Child processes of laptop mode: in our process group, logging to a file, ended by pid, and not outliving us."""
+"""Child processes of laptop mode: logging to a file, ended by pid, and not outliving us."""
 
 from __future__ import annotations
 
@@ -26,16 +26,25 @@ class Child:
     name: for people. environ: variables added to ours (secrets go there, not on the command line, which all can read).
     stopping: set where its end is wanted, so that nobody takes it for a death. A log of an earlier process that has
     grown beyond LOG_MAX_BYTES is begun anew.
+
+    shielded: a terminal's Ctrl-C does not reach it (it has a process group of its own); when it ends, its parent says.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], *, log: Path, environ: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environ: Mapping[str, str] | None = None,
+        shielded: bool = False,
     ) -> None:
         self.name = name
         self.command = list(command)
         self.log = log
         self.environ = dict(environ or {})
         self.stopping = False
+        self._shielded = shielded
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -72,6 +81,7 @@ class Child:
                     stdout=log,
                     stderr=log,
                     env={**os.environ, **self.environ},
+                    process_group=0 if self._shielded else None,
                 )
             except OSError as error:
                 raise BrokerError(f"{self.name} could not be started: {error.strerror}: {self.command[0]}") from None

@@ -1,4 +1,4 @@
-"""The embedded stack: broker, Service Bus and Cosmos DB as child processes of the caller, in its process group.
+"""The embedded stack: broker, Service Bus and Cosmos DB as child processes of the caller.
 
 Order, and why:
 
@@ -8,7 +8,7 @@ Order, and why:
 4. Service Bus (its queue is on its command line) and Cosmos DB, then database and containers;
 5. only then settings are complete, and an env file is written: who finds it can use all of it at once.
 
-Children die with us: by `close`, and on Linux by the kernel should this process be killed (`local.process`).
+A Ctrl-C does not reach them: workers end first, and have somebody to hand over to. They die with us: by `close`, and on Linux by the kernel should this process be killed (`local.process`).
 """
 
 from __future__ import annotations
@@ -205,7 +205,8 @@ class Stack:
     def _add(
         self, part: str, command: list[str], environ: Mapping[str, str], ready: Callable[[], Awaitable[bool]]
     ) -> None:
-        self.processes[part] = Child(part, command, log=self.data_dir / "logs" / f"{part}.log", environ=environ)
+        log = self.data_dir / "logs" / f"{part}.log"
+        self.processes[part] = Child(part, command, log=log, environ=environ, shielded=True)
         self._readiness[part] = ready
 
     async def _begin(self, child: Child) -> None:

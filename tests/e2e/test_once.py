@@ -54,15 +54,15 @@ def once(tmp_path: Path, environment: dict[str, str], *options: str) -> subproce
     )
 
 
-def left_over(group: int) -> list[str]:
-    """The processes of a process group that still run; zombies do not."""
+def left_over(session: int) -> list[str]:
+    """The processes of a session that still run; zombies do not."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[2]) == group and fields[0] != "Z":
+        if int(fields[3]) == session and fields[0] != "Z":
             found.append(stat.parent.name)
     return found
 
@@ -137,6 +137,8 @@ def test_local_shows_invoices_within_a_minute_and_leaves_no_process(
                 local.send_signal(signal.SIGTERM)
             assert local.wait(60) == 0, output.read_text()
             assert left_over(local.pid) == []
+            log = (tmp_path / ".meterline/demo/logs/worker-1.log").read_text()
+            assert "everything was handed over" in log, "the servers were there for as long as the worker needed them"
         finally:
             if left_over(local.pid):
                 os.killpg(local.pid, signal.SIGKILL)

@@ -245,7 +245,7 @@ async def test_a_part_that_cannot_start_leaves_no_other_running(
     assert not any(child.running for child in stack.processes.values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_with_0_and_nothing_is_left(tmp_path: Path, number: int) -> None:
     foreground = Foreground(tmp_path)
     assert foreground.env_file.is_file()
