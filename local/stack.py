@@ -8,7 +8,8 @@ Order, and why:
 4. Service Bus (its queue is on its command line) and Cosmos DB, then database and containers;
 5. only then settings are complete, and an env file is written: who finds it can use all of it at once.
 
-A Ctrl-C does not reach them: workers end first, and have somebody to hand over to. They die with us: by `close`, and on Linux by the kernel should this process be killed (`local.process`).
+A Ctrl-C does not reach them: workers end first, and have somebody to hand over to. They die with us: by `close`, and on
+Linux by the kernel should this process be killed (`local.process`).
 """
 
 from __future__ import annotations
