@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from schemas.partials import NEVER
+from schemas.partials import NEVER, RECORD_MAX
 from schemas.records import Batch, Record
 from schemas.times import parse_rfc3339
 from simulation import pictures
@@ -377,8 +377,8 @@ class Judge:
     def _changelog_in_proportion(self, where: str, stage: Metering | Closing, log: Log) -> None:
         """L10: what a recovery reads is a few times what is live, or the least that a snapshot is made for."""
         limits, durable = self.world.scale.limits, stage.durable
-        if limits.slice < 1_000_000:
-            return  # a snapshot that rolls in slivers takes as long as it takes
+        if limits.slice < 1_000_000 or limits.record < RECORD_MAX:
+            return  # a snapshot that rolls in slivers takes as long as it takes, and small records are mostly labels
         sizes = [len(record.value or b"") for record in log.records[durable.snapshot[0] :]]
         live = sum(
             len(e.key) + len(e.value or b"") for unit in durable.table.units() for e in durable.table.slice(unit)

@@ -98,7 +98,7 @@ def draw_scale(rng: random.Random) -> Scale:
             rebalance_timeout_s=12.0,
         ),
         limits=Limits(
-            record=rng.choice([600, 1200, 64_000]),
+            record=rng.choices([64, 600, 1200, 64_000], [15, 30, 30, 25])[0],
             slice=rng.choice([1, 400, 4_000_000]),
             snapshot_min=rng.choice([0, 3000, 1_000_000]),
         ),
