@@ -28,7 +28,7 @@ from schemas.partials import NEVER, Partial, Partials, Watermark, decode
 from schemas.records import Batch, Record
 from schemas.windows import Revision, WindowKey, document, receipt, window_id
 from tables.aggregates import events_and_digest, value
-from tables.closing import ClosingTable, WindowState
+from tables.closing import ClosingTable, SourceState, WindowState
 from tables.durable import Durable
 from tables.effects import Procedure, Turn
 
@@ -71,10 +71,13 @@ class Closing:
         self._sizes = {(m.slug, w.size): w.size_ms for m in definitions.meters for w in m.windows}
 
     def recover(self) -> Procedure[None]:
-        """Restores the table and what is due when."""
+        """Restores the table and what is due when; an imbalance that an earlier owner told of is told again."""
         yield from self.durable.recover()
         for _ in self._schedule():
             yield Turn()
+        for number, source in enumerate(self.table.sources):
+            if source.imbalance:
+                self.alarms.append(self._alarm_of("stages_out_of_balance", _imbalance(number, source)))
 
     def restored(self) -> None:
         """What follows a restored table: what is due when, by the definitions."""
@@ -194,10 +197,7 @@ class Closing:
         if mark.through >= source.partial_through and mark.folds - source.joined != source.imbalance:
             source.imbalance = mark.folds - source.joined  # told when it changes, not at every watermark
             if source.imbalance:
-                self._alarm(
-                    "stages_out_of_balance",
-                    f"usage partition {mark.source} sent {mark.folds} folds, {source.joined} were joined",
-                )
+                self._alarm("stages_out_of_balance", _imbalance(mark.source, source))
         watermark_ms = table.watermark_ms
         for key in sorted(table.take_due(watermark_ms)):
             self._revise(key, "closed", watermark_ms)
@@ -282,11 +282,17 @@ class Closing:
     def _alarm(self, kind: str, what: str) -> None:
         alarms = self.table.counters.alarms
         alarms[kind] = alarms.get(kind, 0) + 1
-        self.alarms.append(
-            Alarm(
-                kind,
-                f"{self._topic}[{self._partition}]",
-                what,
-                "totals may be wrong: compare the windows' receipts with the usage log before invoicing",
-            )
+        self.alarms.append(self._alarm_of(kind, what))
+
+    def _alarm_of(self, kind: str, what: str) -> Alarm:
+        return Alarm(
+            kind,
+            f"{self._topic}[{self._partition}]",
+            what,
+            "totals may be wrong: compare the windows' receipts with the usage log before invoicing",
         )
+
+
+def _imbalance(number: int, source: SourceState) -> str:
+    sent = source.joined + source.imbalance
+    return f"usage partition {number} sent {sent} folds, {source.joined} were joined"

@@ -123,8 +123,10 @@ def _quiet(level: str) -> None:
     """Our own log at the level asked for; the libraries below only when something is wrong, unless DEBUG is asked for."""
     logging.getLogger("meterline").setLevel(level)
     if level != "DEBUG":
-        for name in ("azure", "aiokafka", "faust", "mode"):
+        for name in ("aiokafka", "faust", "mode"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        # Cosmos DB's client warns once per item and attempt while an account is away; the couriers say it once.
+        logging.getLogger("azure").setLevel(logging.ERROR)
 
 
 def _sinks(settings: Settings) -> list[Sink]:

@@ -66,6 +66,22 @@ def test_folds_that_never_arrived_are_an_alarm() -> None:
     assert stage.process.table.counters.alarms == {"stages_out_of_balance": 1}
 
 
+def test_an_imbalance_is_an_alarm_of_every_owner_until_it_is_gone() -> None:
+    stage = Stage()
+    stage.partial(3, 30)
+    stage.mark(10, folds=4)
+    told = stage.process.stage.alarms
+    stage.process.checkpoint()
+    next_owner = ClosingProcess(stage.world)
+    assert next_owner.stage.alarms == told
+    assert next_owner.table.counters.alarms == {"stages_out_of_balance": 1}, "told again, not counted again"
+    stage.process = next_owner
+    stage.partial(4, 40)
+    stage.mark(11, folds=4)
+    next_owner.checkpoint()
+    assert ClosingProcess(stage.world).stage.alarms == []
+
+
 def test_folds_that_were_never_sent_are_an_alarm() -> None:
     stage = Stage()
     stage.partial(3, 30)
@@ -81,12 +97,3 @@ def test_a_watermark_that_does_not_cover_every_joined_partial_is_not_compared() 
     assert stage.alarms() == []
     stage.mark(11, through=20, folds=9)
     assert stage.alarms() == []
-
-
-def test_alarms_are_state_and_survive_recovery() -> None:
-    stage = Stage()
-    stage.mark(CLOSES, folds=1)
-    stage.process.checkpoint()
-    again = ClosingProcess(stage.world)
-    assert again.table.counters.alarms == {"stages_out_of_balance": 1}
-    assert again.stage.alarms == [], "told once, by the step that found it"
