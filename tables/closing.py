@@ -9,7 +9,7 @@ from decimal import Decimal
 import msgspec
 
 from schemas.changelog import Entry
-from schemas.partials import NEVER, Contribution, Partial, Watermark
+from schemas.partials import MEMBER_BYTES, NEVER, Contribution, Partial, Watermark
 from schemas.windows import WindowKey
 from tables.aggregates import events_and_digest
 from tables.gaps import Gap
@@ -241,12 +241,13 @@ class ClosingTable:
         """See `tables.replay.Restorable`."""
         self.members.setdefault(decode_key(key), set()).update(split_members(piece))
 
-    def restored(self, position: int) -> None:
+    def restored(self, position: int) -> int:
         """See `tables.replay.Restorable`. `schedule_restored` must follow for every window."""
         self.position = self._started_at = position
         self.outbox.restored()
         for key in [key for key in self.members if key not in self.windows]:
             del self.members[key]
+        return sum(map(len, self.members.values())) * MEMBER_BYTES
 
     def schedule_restored(self, key: WindowKey, end_ms: int, grace_ms: int) -> None:
         """Derives from a restored window what is due when."""

@@ -10,8 +10,8 @@ from schemas.changelog import Entry
 ID_BYTES = 16
 _item = struct.Struct(f">{ID_BYTES}sq")
 """An id and its time in a piece."""
-_ITEM = _item.size
-_PIECE = 32_000 // _ITEM * _ITEM
+ITEM_BYTES = _item.size
+_PIECE = 32_000 // ITEM_BYTES * ITEM_BYTES
 
 
 class KnownIds:

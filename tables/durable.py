@@ -172,19 +172,20 @@ class Durable:
     def rewrite(self) -> Procedure[None]:
         """Writes the whole table as one checkpoint that is its own snapshot, and commits; for mending.
 
-        Its chunks name themselves as the snapshot, so nothing before them is ever read again. Torn, they are not whole, and
-        recovery stops as it did before.
+        Its last chunk, written when all others are acknowledged, names it as the snapshot: from then on nothing before it is
+        ever read again. Torn, it is nothing: recovery reads what it read before, and stops as it did.
         """
-        table, at = self.table, self.table.position
+        table, at, log_offset = self.table, self.table.position, self._log_end
         table.touched()
-        self.snapshot = (self._log_end, at)
         entries = (entry for unit in table.units() for entry in table.slice(unit))
-        values = self._chunks(changelog.split(entries, self.limits.record), at, at)
+        values = self._chunks(changelog.split(entries, self.limits.record), at, at, own_snapshot=(log_offset, at))
         portion = max(1, self.limits.slice // self.limits.record)
-        for first in range(0, len(values), portion):
-            part = values[first : first + portion]
-            offsets: list[int] = yield Produce([Out(self.changelog_topic, self.partition, None, v) for v in part])
+        places = [*range(0, len(values) - 1, portion), len(values) - 1]
+        for first, end in zip(places, [*places[1:], len(values)], strict=True):
+            records = [Out(self.changelog_topic, self.partition, None, value) for value in values[first:end]]
+            offsets: list[int] = yield Produce(records)
             self._log_end = max(self._log_end, max(offsets) + 1)
+        self.snapshot = (log_offset, at)
         yield Commit(at)
         self.accepted = at
 
@@ -345,7 +346,9 @@ class Durable:
         except Unreadable as error:
             self._foreign(error.offset, error)
         self.snapshot, self.accepted = (log_offset, floor), committed
-        self._since_snapshot, self._live_bytes = replay.size, 0
+        # What was read is a snapshot and what came since. To write a new one for being restored would cost each rebalance
+        # the whole state.
+        self._since_snapshot, self._live_bytes = max(0, replay.size - replay.live), replay.live
         self.restored_keys, self.restored_bytes = replay.keys, replay.size
 
     def _last_chunk(self, begin: int, end: int) -> Procedure[Chunk]:
@@ -378,8 +381,18 @@ class Durable:
                 size += len(entry.key) + len(entry.value or b"")
         return slices
 
-    def _chunks(self, groups: list[list[Entry]], start: int, end: int, first_act: bool = False) -> list[bytes]:
+    def _chunks(
+        self,
+        groups: list[list[Entry]],
+        start: int,
+        end: int,
+        *,
+        first_act: bool = False,
+        own_snapshot: tuple[int, int] | None = None,
+    ) -> list[bytes]:
+        """The chunks of a checkpoint. own_snapshot: what the last of them names as the snapshot, if not the one before."""
         self.number += 1
+        last = len(groups) - 1
         return [
             changelog.encode(
                 Chunk(
@@ -391,7 +404,7 @@ class Durable:
                     end=end,
                     partitions=self.partitions,
                     definitions=self.definitions,
-                    snapshot=self.snapshot,
+                    snapshot=own_snapshot if own_snapshot is not None and index == last else self.snapshot,
                     first_act=first_act,
                     entries=list(group),
                 )

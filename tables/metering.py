@@ -11,7 +11,7 @@ from schemas.changelog import Entry
 from schemas.partials import MEMBER_BYTES, NEVER, Contribution
 from schemas.windows import WindowKey
 from tables.aggregates import Share
-from tables.dedupe import KnownIds
+from tables.dedupe import ITEM_BYTES, KnownIds
 from tables.gaps import Gap
 from tables.ledger import Ledger
 from tables.timetable import Timetable
@@ -238,11 +238,14 @@ class MeteringTable:
             partial.members = partial.members or set()
             partial.members.update(split_members(piece))
 
-    def restored(self, position: int) -> None:
+    def restored(self, position: int) -> int:
         """See `tables.replay.Restorable`. Members whose window is sealed are dropped, ids that are too late evicted."""
         self.position = self._started_at = position
         self._early_members = {}
         self.ids.evict(self.watermark_ms)
+        return (
+            len(self.ids) * ITEM_BYTES + sum(len(partial.members) for partial in self.partials.values()) * MEMBER_BYTES
+        )
 
     def _meta(self) -> Entry:
         counts = [getattr(self.ledger, name) for name in _COUNTS]

@@ -32,15 +32,16 @@ class Restorable(Protocol):
     def unite(self, kind: str, key: bytes, piece: bytes) -> None:
         """A piece of an additive kind; one may come twice."""
 
-    def restored(self, position: int) -> None:
-        """That was all: the state at `position`."""
+    def restored(self, position: int) -> int:
+        """That was all: the state at `position`. How many bytes of pieces it holds."""
 
 
 @dataclass(slots=True)
 class Replay:
     """The chunks between a snapshot, which begins at the source offset `floor`, and the source offset `through`.
 
-    size: bytes of the chunks that count. newest: label of the last of them. keys: values that were restored.
+    size: bytes of the chunks that count. newest: label of the last of them. keys: values that were restored. live: bytes of
+    those and of the pieces that are held, about what a snapshot would have.
     """
 
     floor: int
@@ -48,6 +49,7 @@ class Replay:
     size: int = 0
     newest: Label | None = None
     keys: int = 0
+    live: int = 0
     _kept: list[tuple[int, int, msgspec.Raw]] = field(default_factory=list)
     _seen: dict[tuple[str, int, int, int, int], set[int]] = field(default_factory=dict)
 
@@ -96,9 +98,10 @@ class Replay:
                 if value is not None:
                     table.restore(kind, key, value)
                     self.keys += 1
+                    self.live += len(key) + len(value)
             tell(1 - len(kept) / whole)
             yield Turn()
-        table.restored(self.through)
+        self.live += table.restored(self.through)
 
 
 class Unreadable(Exception):

@@ -60,8 +60,9 @@ class Notes:
     def unite(self, kind: str, key: bytes, piece: bytes) -> None:
         self.things.add(piece)
 
-    def restored(self, position: int) -> None:
+    def restored(self, position: int) -> int:
         self.position = position
+        return sum(map(len, self.things))
 
     def _entry(self, name: str) -> Entry:
         text = self.notes.get(name)

@@ -216,3 +216,33 @@ def assert_state(made: World, keeper: Keeper) -> None:
         plain.fold(record.value or b"")
     assert keeper.table.position == made.committed[LOG, 0]
     assert (keeper.table.notes, keeper.table.things) == (plain.notes, plain.things)
+
+
+def test_being_restored_is_no_reason_to_write_the_whole_state_again() -> None:
+    """Each rebalance would cost it; a new snapshot is for what has come since the last one."""
+    made = world(*[f"note-{number:02d}=" + "x" * 1000 for number in range(12)], slice=20_000, snapshot_min=10)
+    keeper = Keeper(made)
+    keeper.read()
+    keeper.checkpoint()
+    keep(made, keeper, "+thing", snapshot_due=True)
+    keep(made, keeper, "a=1")
+    snapshot = keeper.durable.snapshot
+    assert snapshot == chunks(made)[-1].snapshot == (2, 13)
+    for number in range(3):
+        keeper = Keeper(made)
+        keep(made, keeper, f"a={number}")
+        keep(made, keeper, f"b={number}")
+        assert keeper.durable.snapshot == snapshot
+    while keeper.durable.snapshot == snapshot:
+        keep(made, keeper, "a=" + "y" * 1000)
+        assert made.logs[STATE, 0].end < 100, "a new one comes, for the changelog must not grow for ever"
+
+
+def test_a_changelog_stays_short_however_often_its_partition_moves() -> None:
+    made, keeper = large(snapshot_min=10, slice=10_000)
+    longest = 0
+    for number in range(300):
+        keeper = Keeper(made)
+        keep(made, keeper, f"a={number}", f"+{number:03d}", f"b={number}")
+        longest = max(longest, made.logs[STATE, 0].end - keeper.durable.snapshot[0])
+    assert longest < 250, "records that the next recovery reads"
