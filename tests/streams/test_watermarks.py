@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.partials import NEVER
-from tests.streams.stage import CLOSES, Stage, made
+from tests.streams.stage import Stage, made
 from tests.usage import MINUTE, NOON, SECOND, definitions, meter, usage
 from tests.world import ClosingProcess, World, to_the_end
 
