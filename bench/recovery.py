@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import signal
 import sys
@@ -60,6 +61,7 @@ _COLUMNS = [
     "CPU, times the floor's",
     "peak MB",
     "/healthz ms",
+    "shares told",
     "floor s",
     "SIGTERM s",
 ]
@@ -67,7 +69,10 @@ _COLUMNS = [
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One size. floor_*: of fetching alone. health_ms: the longest that `/healthz` took while it restored."""
+    """One size. floor_*: of fetching alone. health_ms: the longest that `/healthz` took while it restored.
+
+    told: how many different `restoring n %` of its partitions `/readyz` gave on the way.
+    """
 
     keys: int
     stopped_s: float
@@ -77,6 +82,7 @@ class Figures:
     ready_s: float
     cost: Cost
     health_ms: float
+    told: int
 
 
 def write_meters(directory: Path) -> Path:
@@ -148,7 +154,7 @@ async def measure(keys: int, kafka: KafkaCluster, directory: Path) -> Figures:
         floor = await _floor(stack, directory)
         began_s = time.monotonic()
         async with _Running(reader):
-            health_ms = await _ready(reader)
+            health_ms, told = await _ready(reader)
             ready_s, spent = time.monotonic() - began_s, cost(reader.process.pid)
             await _holds(reader, keys)
     return Figures(
@@ -160,6 +166,7 @@ async def measure(keys: int, kafka: KafkaCluster, directory: Path) -> Figures:
         ready_s,
         spent,
         health_ms,
+        told,
     )
 
 
@@ -177,9 +184,11 @@ class _Running:
         await self._worker.stop()
 
 
-async def _ready(worker: WorkerProcess) -> float:
-    """Returns when `/readyz` says 200; the longest that `/healthz` took meanwhile, ms. No answer at all yet does not count."""
+async def _ready(worker: WorkerProcess) -> tuple[float, int]:
+    """Returns when `/readyz` says 200: the longest that `/healthz` took meanwhile, ms, and how many different shares of a
+    recovery `/readyz` told before. No answer at all yet does not count."""
     longest_s = 0.0
+    told: set[str] = set()
     timeout = aiohttp.ClientTimeout(total=STALLED_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         while True:
@@ -192,7 +201,8 @@ async def _ready(worker: WorkerProcess) -> float:
                 longest_s = max(longest_s, time.monotonic() - asked_s)
                 async with session.get(worker.url + "/readyz") as response:
                     if response.status == 200:
-                        return longest_s * 1000
+                        return longest_s * 1000, len(told)
+                    told.update(reason for reason in (await response.json())["reasons"] if " restoring " in reason)
             except aiohttp.ClientError:  # it does not listen yet
                 pass
             await asyncio.sleep(_POLL_S)
@@ -231,19 +241,20 @@ async def _floor(stack: Stack, directory: Path) -> dict[str, float]:
 _TOPICS = ("usage", "partials", "metering_state", "closing_state", "dead_letters")
 
 
-def report(found: list[Figures]) -> str:
+def report(found: list[Figures], busy: float) -> str:
     """The section: a table, and what its columns mean."""
     empty = next((figures for figures in found if figures.keys == 0), None)
     rows = [_row(figures, empty) for figures in found]
-    return f"""`make bench-recovery`, {today()}: {machine()}; Apache Kafka on the same machine.
+    return f"""`make bench-recovery`, {today()}: {machine()}; Apache Kafka on the same machine; busy {busy:.1f}.
 
 {table(_COLUMNS, rows)}
 
 One worker process restores METERING ({PARTITIONS} partitions: so many partials, and as many known ids) and CLOSING
 ({PARTITIONS} partitions: as many open windows). changelog: what recovery reads of both. ready: from the start of the
 process to the first 200 of `/readyz`; the row of 0 keys is what a start takes anyway, and is taken off from the figures per
-key. /healthz: its longest answer meanwhile. floor: a process of its own that fetches the same bytes and decodes nothing.
-SIGTERM: how long the worker that had written the state took to end, its last checkpoint included.
+key. /healthz: its longest answer meanwhile; shares told: how many different "restoring n %" `/readyz` gave. floor: a process
+of its own that fetches the same bytes and decodes nothing. SIGTERM: how long the worker that had written the state took to
+end, its last checkpoint included. busy: how many processes wanted a core besides, before it began (load average).
 """
 
 
@@ -253,7 +264,14 @@ def _row(f: Figures, empty: Figures | None) -> list[str]:
         own_s, own_cpu_s = f.ready_s - empty.ready_s, f.cost.cpu_s - empty.cost.cpu_s
         shares = (f"{own_s / f.keys * 1e6:.1f}", f"{own_cpu_s / f.keys * 1e6:.1f}", f"{own_cpu_s / f.floor_cpu_s:.1f}")
     figures = [f"{f.keys:,}", f"{f.size_mb:.1f}", f"{f.ready_s:.1f}", f"{f.cost.cpu_s:.1f}", *shares]
-    return [*figures, f"{f.cost.peak_mb:.0f}", f"{f.health_ms:.0f}", f"{f.floor_s:.1f}", f"{f.stopped_s:.1f}"]
+    return [
+        *figures,
+        f"{f.cost.peak_mb:.0f}",
+        f"{f.health_ms:.0f}",
+        str(f.told),
+        f"{f.floor_s:.1f}",
+        f"{f.stopped_s:.1f}",
+    ]
 
 
 async def run(sizes: tuple[int, ...], directory: Path) -> list[Figures]:
@@ -277,8 +295,9 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help="keep logs and topics here")
     options = parser.parse_args()
     directory = options.directory or Path(tempfile.mkdtemp(prefix="meterline-bench-"))
+    busy = os.getloadavg()[0]
     try:
-        text = report(asyncio.run(run(tuple(options.keys or SIZES), directory)))
+        text = report(asyncio.run(run(tuple(options.keys or SIZES), directory)), busy)
     finally:
         if options.directory is None:
             shutil.rmtree(directory, ignore_errors=True)
