@@ -15,6 +15,7 @@ from rich.console import Console
 from cli.judgement import told, until_signal
 from local.chaos import Verdict, chaos
 from local.once import Options
+from schemas.errors import MeterlineError
 from settings import Settings
 
 
@@ -35,7 +36,11 @@ def run(
             stderr.print(f"{time.monotonic() - began_s:6.1f} s  {text}")
 
     tell(f"seed {seed}, {seconds:g} s of usage")
-    verdict = asyncio.run(until_signal(chaos(options, base, seed, seconds, tell)))
+    try:
+        verdict = asyncio.run(until_signal(chaos(options, base, seed, seconds, tell)))
+    except MeterlineError:
+        told((), directory)
+        raise
     good = verdict is None or verdict.good
     if data_dir is None and good:
         shutil.rmtree(directory, ignore_errors=True)  # kept only where there is something to look at

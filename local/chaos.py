@@ -30,6 +30,8 @@ from settings import Settings
 
 PATIENCE_S = 90.0
 """How long to wait for a server to answer again, or for the group to notice that a worker is frozen."""
+MOST_ENDED = 5
+"""How often workers may end by themselves until there is no use in going on; once is a failure already."""
 _POLL_S = 0.1
 _PARTS = {"kill Service Bus": "servicebus", "kill Cosmos DB": "cosmos"}
 
@@ -130,6 +132,18 @@ class Chaos:
         Raises MeterlineError where something does not come back.
         """
         supervising = asyncio.create_task(self._supervise(fleet))
+        befalling = asyncio.create_task(self._carry_out(stack, fleet))
+        try:
+            await asyncio.wait({supervising, befalling}, return_when=asyncio.FIRST_COMPLETED)
+            await (supervising if supervising.done() else befalling)
+            self._tell("everything is up again")
+        finally:
+            self._over.set()
+            for task in (supervising, befalling):
+                task.cancel()
+            await asyncio.gather(supervising, befalling, return_exceptions=True)
+
+    async def _carry_out(self, stack: Stack, fleet: Fleet) -> None:
         going_on: list[asyncio.Task[None]] = []
         try:
             for misfortune in self._plan:
@@ -138,12 +152,10 @@ class Chaos:
                 going_on.append(asyncio.create_task(self._befall(misfortune, stack, fleet)))
             await asyncio.gather(*going_on)
             await asyncio.gather(*(worker.serving() for worker in fleet.up))
-            self._tell("everything is up again")
         finally:
-            self._over.set()
-            for task in (supervising, *going_on):
+            for task in going_on:
                 task.cancel()
-            await asyncio.gather(supervising, *going_on, return_exceptions=True)
+            await asyncio.gather(*going_on, return_exceptions=True)
 
     async def _befall(self, misfortune: Misfortune, stack: Stack, fleet: Fleet) -> None:
         match misfortune.what:
@@ -240,12 +252,14 @@ class Chaos:
             self.ended.append(f"not in order, on SIGTERM: {worker.process.obituary()}")
 
     async def _supervise(self, fleet: Fleet) -> None:
-        """Starts again what has ended, as a supervisor would, and notes that it did."""
+        """Starts again what has ended, as a supervisor would, and notes that it did. Raises BrokerError for too much of that."""
         while True:
             for worker in fleet.up:
                 if worker not in self._victims and not worker.process.running:
                     self._tell(f"{worker.process.name} has ended by itself")
                     self.ended.append(worker.process.obituary())
+                    if len(self.ended) > MOST_ENDED:
+                        raise BrokerError(self.ended[-1])
                     await worker.start()
             await asyncio.sleep(_POLL_S)
 
