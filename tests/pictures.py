@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from simulation import pictures
-from simulation.pictures import Picture, of_closing
+from simulation.pictures import Picture, known_ids, of_closing
 from tables.metering import MeteringTable
 from tests.world import ClosingProcess, MeteringProcess, World
+
+__all__ = ["Picture", "closing_fold", "known_ids", "metering_fold", "missing_revisions", "of_closing", "of_metering"]
 
 
 def of_metering(world: World, table: MeteringTable) -> Picture:
