@@ -194,9 +194,9 @@ class PartitionTask(ABC):
         """The next source offset to fold."""
         return self.durable.table.position
 
+    @abstractmethod
     def recover(self) -> Procedure[None]:
         """The stage's recovery."""
-        return self.durable.recover()
 
     @abstractmethod
     def step(self, batch: Batch) -> None:

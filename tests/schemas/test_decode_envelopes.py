@@ -128,6 +128,14 @@ def test_attributes_it_does_not_need_are_ignored(name: str) -> None:
     assert (first.id, second.id, second.index, second.record) == ("e-1", "e-2", 1, value)
 
 
+def test_an_envelope_in_which_every_event_names_its_content_type_is_read_at_once() -> None:
+    written = [an_event(id=f"e-{number}", datacontenttype="application/json") for number in range(3)]
+    events = decode(orjson.dumps(written))
+    assert [event.id for event in events if isinstance(event, RawEvent)] == ["e-0", "e-1", "e-2"]
+    twice = orjson.dumps(written).replace(b'"e-1",', b'"e-1","datacontenttype":"text/plain",')
+    assert [type(event) for event in decode(twice)] == [RawEvent, Malformed, RawEvent]
+
+
 def test_an_event_cannot_say_where_it_came_from() -> None:
     event = one(event_bytes(**{"$index": 7, "$record": "forged"}))
     assert event.index == 0

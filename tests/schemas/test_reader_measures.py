@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.definitions import Definitions
 from schemas.errors import DataError
-from schemas.reader import Measurement, Reader
+from schemas.reader import _KEPT, _MOMENTS, Measurement, Reader
 from schemas.times import format_rfc3339, parse_rfc3339
 from tests.schemas.samples import a_meter, event_bytes, measure, one, with_data
 
@@ -124,6 +124,14 @@ def test_a_time_is_read_as_parse_rfc3339_reads_it(time_ms: int, zone: str, fract
     event = one(event_bytes(time=text))
     if 0 <= expected <= 253_402_214_399_999:
         assert measure(event).time_ms == measure(event).time_ms == expected
+
+
+def test_more_seconds_than_are_remembered_are_all_read_right() -> None:
+    start_ms = parse_rfc3339("2026-01-31T12:00:00Z")
+    for number in [*range(_KEPT + 10), 0]:
+        text = format_rfc3339(start_ms + number * 1000)
+        assert measure(one(event_bytes(time=text))).time_ms == start_ms + number * 1000
+    assert 0 < len(_MOMENTS) <= _KEPT
 
 
 def test_a_leap_second_is_the_next_second() -> None:

@@ -25,6 +25,7 @@ A_DECIMAL = "expected a decimal number with at most 20 digits before and 18 afte
         ({"time": "2026-02-30T12:00:00Z"}, "time: '2026-02-30T12:00:00Z' is not a time: day is out of range"),
         ({"time": "2026-01-31T12:00:00.Z"}, "time: '2026-01-31T12:00:00.Z' is not an RFC 3339 time"),
         ({"time": "2026-01-31T12:00:00+0100"}, "time: '2026-01-31T12:00:00+0100' is not an RFC 3339 time"),
+        ({"time": "2026-01-31T12:00:00+24:00"}, "time: '2026-01-31T12:00:00+24:00' has an impossible zone offset"),
         ({"time": "9999-12-31T23:59:59-01:00"}, "time: found '9999-12-31T23:59:59-01:00', expected one between"),
         ({"time": "1970-01-01T00:00:00+01:00"}, "time: found '1970-01-01T00:00:00+01:00', expected one between"),
         ({"time": "0001-01-01T00:00:00Z"}, "time: found '0001-01-01T00:00:00Z', expected one between the years 1970"),

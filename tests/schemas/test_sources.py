@@ -247,6 +247,11 @@ def test_a_text_that_is_missing_is_left_out_and_a_default_stands_in_for_a_number
     assert event["data"]["tries"] == 1
 
 
+def test_a_row_without_a_time_is_refused() -> None:
+    no_time = b",contoso,pro,374,gpt-4o,2\r\n"
+    assert events(a_source(CSV), HEADER + no_time) == ["row 2: column At: found nothing, expected a value"]
+
+
 def test_a_record_cannot_take_a_type_that_is_the_streams_own() -> None:
     assert events(a_source(CSV, type='"{Model}"'), HEADER + ROW.replace(b"gpt-4o", b"meterline.tick")) == [
         "row 2: found the type 'meterline.tick', but meterline.* is the stream's own"

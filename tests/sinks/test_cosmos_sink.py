@@ -192,6 +192,7 @@ async def test_a_subjects_windows_are_read_in_order_filtered_and_page_by_page(si
     assert await ids(None, None, limit=3) == hourly[:3]
     assert await ids(None, None, after="bytes~PT1H~1", limit=2) == ["bytes~PT1H~2", "calls~P1D~0"]
     assert await sink.read_subject("nobody", None, None) == []
+    assert await sink.read_subject("acme", None, None, limit=0) == []
     [document] = await sink.read_subject("beta", None, None)
     assert document == orjson.loads(revision(1, window="calls~PT1H~9", subject="beta").body)
 

@@ -14,7 +14,7 @@ from azure.cosmos.aio import CosmosClient
 
 from local.cosmos.faults import Fault
 from local.cosmos.server import CosmosServer
-from schemas.errors import SinkError
+from schemas.errors import ConfigurationError, SinkError
 from sinks import cosmos, cosmos_account
 from sinks.contract import DELIVERED, Outcome
 from sinks.cosmos import CosmosSink
@@ -229,6 +229,12 @@ async def test_a_window_that_is_not_there_is_none(sink: CosmosSink) -> None:
     await sink.deliver([revision(1)])
     assert await sink.read_window("none", "acme") is None
     assert await sink.read_window(revision(1).window_id, "beta") is None
+
+
+def test_what_is_no_key_is_refused_without_showing_it() -> None:
+    with pytest.raises(ConfigurationError, match="this is no key of a Cosmos DB account") as refused:
+        CosmosSink(settings_of("https://127.0.0.1:1/", cosmos_key="c2Vjcm*0"))
+    assert "c2Vjcm" not in str(refused.value)
 
 
 async def test_a_wrong_key_is_come_again_and_is_in_no_reason(server: CosmosServer) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import orjson
 import pytest
+from azure.identity.aio import DefaultAzureCredential
 from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusReceivedMessage
+from azure.servicebus.exceptions import MessagingEntityDisabledError, ServiceBusQuotaExceededError
 
 from local.servicebus.server import QueueConfig, ServiceBusServer
 from schemas.errors import ConfigurationError
@@ -165,6 +167,57 @@ async def test_two_partitions_may_deliver_at_once(bus: World, sink: ServiceBusSi
 def test_without_a_connection_string_or_a_namespace_it_says_which_settings_are_missing() -> None:
     with pytest.raises(ConfigurationError, match="METERLINE_SERVICEBUS_CONNECTION_STRING"):
         ServiceBusSink(Settings())
+
+
+def test_what_is_no_connection_string_is_refused_without_showing_it() -> None:
+    with pytest.raises(ConfigurationError, match="this is no Service Bus connection string") as refused:
+        ServiceBusSink(Settings(servicebus_connection_string=f"Endpoint=sb://a;SharedAccessKey {KEY}"))
+    assert KEY not in str(refused.value)
+
+
+class Unwilling:
+    """A namespace's client that answers with an error. made: with what it was made, the last first."""
+
+    made: list[tuple[str, object]]
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.made = []
+
+    def __call__(self, namespace: str, credential: object, **options: object) -> Unwilling:
+        self.made.append((namespace, credential))
+        return self
+
+    def get_queue_sender(self, queue: str) -> Unwilling:
+        return self
+
+    async def create_message_batch(self) -> None:
+        raise self.error
+
+    async def close(self) -> None:
+        """Nothing to let go."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MessagingEntityDisabledError(), "queue 'invoicing' is disabled: enable it"),
+        (ServiceBusQuotaExceededError(), "queue 'invoicing' is full: let invoicing take its messages, or enlarge it"),
+        (ConnectionResetError(), "no connection to Service Bus: ConnectionResetError"),
+    ],
+)
+async def test_with_entra_id_too_an_unwilling_queue_is_asked_again_and_its_reason_is_told(
+    error: Exception, words: str
+) -> None:
+    namespace = Unwilling(error)
+    sink = ServiceBusSink(Settings(servicebus_namespace="meterline.servicebus.windows.net"), namespace)
+    first, second = await sink.deliver([revision(1), revision(2)])
+    assert (first.kind, first.reason) == (second.kind, second.reason) == ("retry", words)
+    await sink.deliver([revision(1)])
+    (name, credential), again = namespace.made
+    assert name == "meterline.servicebus.windows.net" and isinstance(credential, DefaultAzureCredential)
+    assert again == (name, credential), "one credential, so that its tokens are kept"
+    await sink.close()
 
 
 def test_a_sink_shows_no_secret(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from schemas.errors import MeterlineError
 from schemas.records import Batch, Record
+from streams import tasks
 from streams.clock import SystemClock
 from streams.restoring import Restoring
 from streams.tasks import ClosingTask, MeteringTask, Pace, PartitionTask
@@ -118,6 +119,28 @@ async def test_a_batch_that_leaves_a_gap_ends_the_membership_and_is_not_folded(w
     assert "a batch begins at 2, but the state ends at 0" in str(owner.gone[0])
     assert owner.process.table.ledger.read == 0
     assert world.committed[USAGE, 0] == 0
+    await owner.task.close()
+
+
+async def test_a_large_batch_is_folded_in_slices_and_lets_others_work_in_between(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "SLICE", 2)
+    owner = Owner(world)
+    owner.task.start()
+    await until(lambda: owner.task.state == "running")
+    seen: list[int] = []
+
+    async def look() -> None:
+        while owner.task.position < 5:
+            seen.append(owner.task.position)
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    await owner.task.offer(owner.batch(0, 5))
+    await looking
+    assert {2, 4} <= set(seen)
+    assert owner.process.table.ledger.read == 5
     await owner.task.close()
 
 
