@@ -62,10 +62,10 @@ async def test_kills_freezes_and_restarts_change_no_number_and_every_copy_of_a_m
     broker: KafkaCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = Options(tmp_path / "run", METERS, kafka=broker.bootstrap, duplicate_detection=False)
-    verdict = await befall(options, broker, seed=11, seconds=40, capsys=capsys)
+    verdict = await befall(options, broker, seed=11, seconds=30, capsys=capsys)
     assert verdict.kills >= 9
     assert verdict.survived["freeze worker"] and verdict.survived["kill broker"] and verdict.survived["rolling restart"]
-    assert verdict.report.numbers["counted"] > 6_000
+    assert verdict.report.numbers["counted"] > 5_000
     assert verdict.report.numbers["revisions"] > verdict.report.numbers["windows_closed"], "late usage made revisions"
 
 
@@ -73,7 +73,7 @@ async def test_with_the_workers_own_clock_the_ticks_that_are_in_the_log_decide_w
     broker: KafkaCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = Options(tmp_path / "run", METERS, kafka=broker.bootstrap, max_delay="PT1S", partitions=7)
-    verdict = await befall(options, broker, seed=12, seconds=25, capsys=capsys)
+    verdict = await befall(options, broker, seed=12, seconds=20, capsys=capsys)
     assert verdict.kills >= 6
     assert verdict.report.court.ticks > 20, "some partitions have no usage, so that nothing closes but by ticks"
     assert verdict.report.numbers["late"] > 0
