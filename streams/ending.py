@@ -18,9 +18,8 @@ AGAIN_S = 1.0
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancels them, again and again, and returns when all have ended. What they raise on the way out is dropped."""
     given = list(tasks)
-    going = {task for task in given if not task.done()}
-    while going:
+    while going := [task for task in given if not task.done()]:
         for task in going:
             task.cancel()
-        _, going = await asyncio.wait(going, timeout=AGAIN_S)
+        await asyncio.wait(going, timeout=AGAIN_S)
     await asyncio.gather(*given, return_exceptions=True)
