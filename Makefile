@@ -12,7 +12,7 @@ SEED ?= 1
 
 help:
 	@echo "make run      the whole road on this machine: usage becomes invoices (Ctrl-C ends it)"
-	@echo "make chaos    the same while workers and servers are killed, and every number checked; 90 s (SEED=7 for other moments)"
+	@echo "make chaos    the same while workers and servers are killed, and every number checked; a minute (SEED=7 for other moments)"
 	@echo "make test     every test that this machine can run; a skip says what it wants"
 	@echo "make prove    SEEDS=2000 simulated stories, every crash point of small worlds, and production broken rule by rule"
 	@echo "make check    lint, types, the floors of the house, the Dockerfile"

@@ -70,4 +70,7 @@ def _show(verdict: Verdict) -> None:
     console = Console(highlight=False)
     console.print(f"\n{verdict.sentence()}", soft_wrap=True)
     if verdict.good:
-        console.print("[green]every window, message and document equals the independent ledger, decimal for decimal")
+        console.print(
+            "[green]every window, message and document equals the independent ledger, decimal for decimal",
+            soft_wrap=True,
+        )
