@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from schemas.errors import Way
 from schemas.partials import NEVER, RECORD_MAX
 from schemas.records import Batch, Record
 from schemas.times import parse_rfc3339
@@ -35,6 +36,18 @@ from streams.tasks import ClosingTask, MeteringTask
 
 if TYPE_CHECKING:
     from simulation.world import World
+
+
+LOST_LOGS: frozenset[Way] = frozenset((
+    "records-removed-before-they-were-counted",
+    "an-empty-changelog",
+    "a-changelog-cut-below-its-snapshot",
+    "a-changelog-that-cannot-be-read",
+    "checkpoints-that-do-not-link",
+    "a-changelog-without-an-offset",
+    "an-offset-before-the-snapshot",
+))  # fmt: skip
+"""The ways to stop that what is cut or forgotten here can lead to. A record that cannot be folded is never one of them."""
 
 
 class Broken(AssertionError):
@@ -183,10 +196,10 @@ class Judge:
         if late:
             self._break("L10", f"partials[{partition}] holds {len(late)} windows past their seal, as {late[0]}")
 
-    def stopped(self, where: str, why: str) -> None:
-        """A partition stopped: right where retention or a hand took something from the logs, else never."""
+    def stopped(self, where: str, why: str, way: str) -> None:
+        """A partition stopped: right where retention or a hand took something from its own logs, and as that is told."""
         self.stops[where] = why
-        if not self.world.may_stop:
+        if where not in self.world.taken_from or way not in LOST_LOGS:
             self._break("L7", f"{where} stopped for nothing: {why}")
 
     # -- at its end
@@ -357,8 +370,11 @@ class Judge:
                 bodies.pop(name, None)
         if bodies:
             self._break("L9", f"replaying the partials does not give {sorted(bodies)[:3]}")
-        for key, expected in self.world.replay_usage().items():
-            told = self._final()[key]
+        replayed, final = self.world.replay_usage(), self._final()
+        if odd := sorted(replayed.keys() ^ final.keys()):
+            self._break("L9", f"replaying the usage gives {len(replayed)} windows, not {len(final)}, as {odd[0]}")
+        for key, expected in replayed.items():
+            told = final[key]
             if expected != (told.value, told.events, told.digest):
                 self._break("L9", f"replaying the usage gives {expected} for {key}, not {told}")
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Coroutine
 from contextvars import Context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from schemas.errors import BrokerError, MeterlineError
 from schemas.records import Batch
@@ -67,7 +68,6 @@ class Process:
         self._member: str | None = None
         self._positions: dict[Place, int] = {}
         self._epoch = 0
-        self._running: list[asyncio.Task[None]] = []
         self._agents: dict[str, asyncio.Queue[tuple[Place, Batch]]] = {}
         self.worker = self._make_worker()
 
@@ -80,7 +80,7 @@ class Process:
         """Begins to live, in a context of its own."""
         context = Context()
         context.run(HOST.set, self.host)
-        self.world.loop.create_task(self._main(), context=context)
+        self._begin(self._main(), context)
 
     def kill(self, down_s: float) -> None:
         """SIGKILL; a supervisor starts the next incarnation after `down_s`."""
@@ -109,7 +109,7 @@ class Process:
             self.world.note(f"{self.name} is told to end")
             context = Context()
             context.run(HOST.set, self.host)
-            self.world.loop.create_task(self._end(down_s), context=context)
+            self._begin(self._end(down_s), context)
 
     def rejoin(self) -> None:
         """The group rebalances, this member being the cause."""
@@ -133,10 +133,9 @@ class Process:
                 break
             except BrokerError:
                 await asyncio.sleep(1.0)
-        loop = asyncio.get_running_loop()
         for topic in (self.worker.settings.usage_topic, self.worker.settings.partials_topic):
             self._agents[topic] = asyncio.Queue(maxsize=4)
-            self._running.append(loop.create_task(self._agent(topic)))
+            self._begin(self._agent(topic))
         while not self.leaving:
             try:
                 await self._one_membership()
@@ -162,7 +161,7 @@ class Process:
         membership = Membership(self._epoch, assignment.generation, assignment.member)
         self.world.note(f"{self.name} has {sorted(assignment.places)} in generation {assignment.generation}")
         self.worker.assigned(assignment.places, membership)
-        fetching = asyncio.get_running_loop().create_task(self._fetch_all(self._epoch))
+        fetching = self._begin(self._fetch_all(self._epoch))
         try:
             await self._heartbeats(assignment)
         finally:
@@ -229,10 +228,20 @@ class Process:
             await self.worker.offer(*place, batch)
 
     def _start_over(self, why: str) -> None:
-        self.world.note(f"{self.name} starts over: {why}")
+        self.world.started_over(self.name, why)
         if not self.leaving:
             self.leaving = True
-            self._running.append(asyncio.get_running_loop().create_task(self._begin_anew()))
+            self._begin(self._begin_anew())
+
+    def _begin(self, work: Coroutine[Any, Any, None], context: Context | None = None) -> asyncio.Task[None]:
+        """A task of this process. What it raises ends the story: nobody else would hear of it."""
+        task: asyncio.Task[None] = self.world.loop.create_task(work, context=context)
+        task.add_done_callback(self._ended, context=context)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.world.failed(self.name, error)
 
     def _refuse(self, error: MeterlineError) -> None:
         self.world.refused(self.name, error)

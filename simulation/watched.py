@@ -86,6 +86,7 @@ def _watch_stop(world: World, task: MeteringTask | ClosingTask) -> None:
     def watched(error: Any) -> None:
         stop(error)
         world.note(f"{error}")
-        world.judged(world.judge.stopped, f"{task.topic}[{task.partition}]", error.what)
+        way = getattr(error, "way", "other-definitions")
+        world.judged(world.judge.stopped, f"{task.topic}[{task.partition}]", error.what, way)
 
     task._stop = watched  # type: ignore[method-assign]

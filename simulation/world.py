@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Iterable
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -60,6 +61,10 @@ SECRETS = {
 """Well-formed, and of nothing that exists."""
 DETECTION_S = 60.0
 """Service Bus's duplicate detection here; outages last longer."""
+AFTER_A_STOP_S = 60.0
+"""How long a story goes on in calm where a partition stopped."""
+DEFECT = re.compile(r"(?:^|: )[A-Z]\w*: ")
+"""Why a worker starts over, where the reason is no failure of the broker but an exception that has only a class's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ class World:
         self._sent = [*self.scale.sent, *drawn_usage]
         drawn = plan if plan is not None else plans.draw(random.Random(f"{seed}/faults"), self.scale.span_s, 900)
         self.plan = drawn if only is None else drawn.only(only)
-        self.may_stop = bool(self.plan.kinds & plans.CUTS)
+        self.taken_from: set[str] = set()
         self.loop = VirtualLoop()
         self._network = random.Random(f"{seed}/network")
         topics = {
@@ -229,7 +234,8 @@ class World:
         self._calm_down()
         deadline_s = self._deadline_s()
         while not self.judge.all_delivered():
-            if self.judge.stops:
+            if self.judge.stops:  # what else was cut may still be counted wrongly by whoever takes it over
+                await self._until(self.loop.time() + AFTER_A_STOP_S)
                 break
             if self.loop.time() > deadline_s:
                 raise Broken("L7", f"after {deadline_s:.0f} s {self.judge.what_lacks()}")
@@ -347,19 +353,26 @@ class World:
         if fault.kind == "cut_changelog":
             topic, count = (s.metering_state_topic, self.sources) if who % 2 else (s.closing_state_topic, self.targets)
             log = self.cluster.logs[topic, who // 2 % count]
+            begin = log.begin
             self.cluster.cut(topic, who // 2 % count, self._network.randint(0, log.end))
+            if log.begin > begin:
+                source = s.usage_topic if who % 2 else s.partials_topic
+                self.taken_from.add(f"{source}[{who // 2 % count}]")
             return
         topic, count = (
             (s.partials_topic, self.targets) if fault.kind == "cut_partials" else (s.usage_topic, self.sources)
         )
         place = (topic, who % count)
         if fault.kind == "forget_offset":
-            committed.pop(place, None)
+            if committed.pop(place, None) is not None:
+                self.taken_from.add(f"{topic}[{place[1]}]")
             self.judge.offset_forgotten(place)
             return
         if place in committed:  # what was gone before a partition's first act was never this deployment's
             log = self.cluster.logs[place]
             self.cluster.cut(*place, self._network.randint(committed[place], log.end))
+            if log.begin > committed[place]:
+                self.taken_from.add(f"{topic}[{place[1]}]")
 
     # -- what the rest of the simulation asks
 
@@ -397,6 +410,16 @@ class World:
     def refused(self, who: str, error: MeterlineError) -> None:
         """A worker ends for good: no world here gives it a reason to."""
         self._break(Broken("L7", f"{who} refuses to go on: {error}"))
+
+    def started_over(self, who: str, why: str) -> None:
+        """A worker starts over: right where the broker failed it, never for an exception that nobody foresaw."""
+        self.note(f"{who} starts over: {why}")
+        if DEFECT.search(why):
+            self._break(Broken("L7", f"{who} starts over for a defect: {why}"))
+
+    def failed(self, who: str, error: BaseException) -> None:
+        """Something of a process's shell raised: the simulation is wrong, or production raised where none may."""
+        self._break(Broken("L7", f"{who} failed: {type(error).__name__}: {error}"))
 
     def is_paused(self, place: Place) -> bool:
         """Whether fetches of a partition bring nothing now."""
@@ -603,6 +626,10 @@ class World:
             check(*args)
         except Broken as broken:
             self._break(broken)
+        except (
+            Exception
+        ) as error:  # thrown on, it would be taken for an error of the code that is judged, and restarted away
+            self._break(Broken("the judge", f"cannot judge: {type(error).__name__}: {error}"))
 
     def _break(self, broken: Broken) -> None:
         if self._broken is None:
