@@ -43,7 +43,7 @@ def _one(name: str, source: str, path: str, old: str, new: str, seeds: int = 200
 
 
 MUTANTS = (
-    # -- what stock Faust does (docs/proof.md names each defect)
+    # -- what stock Faust does
     _one(
         "a window closes as soon as one partition has passed its end", "Faust: stream time of one partition",
         "tables/closing.py", "return min(source.watermark_ms for source", "return max(source.watermark_ms for source",
