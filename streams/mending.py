@@ -199,7 +199,8 @@ def accept_gap(
 
     The gap is never larger than it must be; `to` is its end, which the caller has to name: it is a decision. It is either
     what retention removed, or the records that cannot be folded, of which none may be foldable by itself. The state at its
-    beginning is proven as in any recovery; what is counted from its end on stands beside it.
+    beginning is proven as in any recovery; what is counted from its end on stands beside it. If the changelog proves more than
+    was committed (a worker was killed before its commit), that comes first: `mend offset`.
 
     METERING may have sent more than it committed before it ended, of usage that is gone now. What it said of that would be
     overwritten where more usage comes, and stay where none does; so all of it is taken back: each window of which CLOSING
@@ -213,21 +214,9 @@ def accept_gap(
     """
     made, start, end = yield from _uncountable(deployment, stage, partition)
     begin, _ = yield ReadBounds(made.durable.source_topic)
-    claims: dict[WindowKey, int] = {}
-    promised_ms = NEVER
+    claims, promised_ms = dict[WindowKey, int](), NEVER
     if isinstance(made, Metering) and start < begin:
-        for target in range(deployment.targets):
-            try:
-                watermark_ms, shares = yield from told_shares(deployment, target, partition, start)
-            except (PartitionStopped, Stuck) as error:
-                raise NotMended(
-                    f"closing {target} is stopped itself, so it is not known what this partition has said: {error}",
-                    hint=f"mend closing {target} first",
-                ) from error
-            promised_ms = max(promised_ms, watermark_ms)
-            for key, (version, through) in shares.items():
-                claims[key] = version
-                end = max(end, through + 1)
+        claims, promised_ms, end = yield from _sent_ahead(deployment, partition, start, begin)
     if to != end:
         raise NotMended(
             f"the gap of {stage} {partition} is offsets {start} to {end}; --to {to} is not its end",
@@ -238,9 +227,11 @@ def accept_gap(
         yield from _take_back(deployment, made, claims, end - 1)
         made.table.accept(gap)
         made.table.raise_watermark(promised_ms)
+        yield from made.emit()
     else:
         made.table.accept(gap)
-    yield from made.checkpoint()
+    # Whole, as a snapshot: checkpoints that were never accepted may hold offsets of the gap, and must not be read again.
+    yield from made.durable.rewrite()
     return Mended(
         f"offsets {start} to {end} were never counted; the audit says so",
         "" if stage == "metering" else "now `mend resend all`, before the workers start",
@@ -278,7 +269,16 @@ def _commands(deployment: Deployment, stage: StageName, partition: int, way: Way
     durable = deployment.stage(stage, partition).durable
     begin, end = yield ReadBounds(durable.source_topic)
     if way == "records-removed-before-they-were-counted":
-        return (f"mend accept-gap {stage} {partition} --to {begin}",)
+        committed: int = yield ReadCommitted()
+        further, to = (yield from proven(durable)), begin
+        if further is not None and further > committed:
+            return (f"mend offset {stage} {partition}",)
+        if stage == "metering":
+            try:
+                _, _, to = yield from _sent_ahead(deployment, partition, committed, begin)
+            except NotMended:
+                pass  # CLOSING is to be mended first, and is shown as well
+        return (f"mend accept-gap {stage} {partition} --to {to}",)
     if way in _BEYOND_MENDING:
         return ()
     offset = yield from proven(durable)
@@ -349,6 +349,9 @@ def _uncountable(
     committed: int | None = yield ReadCommitted()
     begin, end = yield ReadBounds(made.durable.source_topic)
     if committed is not None and committed < begin:
+        further = yield from proven(made.durable)
+        if further is not None and further > committed:
+            raise _refusal((yield from diagnose(deployment, stage, partition, 0)), "accept-gap")
         yield from made.durable.restore(committed)
         made.restored()
         return made, committed, begin
@@ -369,6 +372,30 @@ def _uncountable(
         f"{stage} {partition} has no gap: everything behind its offset can be counted",
         hint="nothing was changed; `mend show` says how each partition is",
     )
+
+
+def _sent_ahead(
+    deployment: Deployment, partition: int, start: int, begin: int
+) -> Procedure[tuple[dict[WindowKey, int], int, int]]:
+    """What a usage partition has said of the offsets from `start` on, of which those below `begin` are gone.
+
+    The windows and their meters' versions, the watermark, ms, and the offset behind `begin` and behind all of it.
+    """
+    claims: dict[WindowKey, int] = {}
+    promised_ms, end = NEVER, begin
+    for target in range(deployment.targets):
+        try:
+            watermark_ms, shares = yield from told_shares(deployment, target, partition, start)
+        except (PartitionStopped, Stuck) as error:
+            raise NotMended(
+                f"closing {target} is stopped itself, so it is not known what usage partition {partition} has said: {error}",
+                hint=f"mend closing {target} first",
+            ) from error
+        promised_ms = max(promised_ms, watermark_ms)
+        for key, (version, through) in shares.items():
+            claims[key] = version
+            end = max(end, through + 1)
+    return claims, promised_ms, end
 
 
 def _take_back(deployment: Deployment, made: Metering, claims: dict[WindowKey, int], through: int) -> Procedure[None]:
