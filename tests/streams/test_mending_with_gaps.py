@@ -136,19 +136,24 @@ def test_a_window_that_was_taken_back_before_it_closed_closes_when_there_is_usag
     told(world)
     gone(world, 0, 37)
     heal(world)
+    joiners = [ClosingProcess(world, partition) for partition in (0, 1)]
     for partition in (0, 1):
         world.tick(NOON + 8 * MINUTE + 6 * SECOND, partition)
         owner = MeteringProcess(world, partition)
         owner.read()
         owner.checkpoint()
-    told(world)
+    for joiner in joiners:
+        joiner.read()
     world.use(usage("again", NOON + 7 * MINUTE, "acme", n=7, user="u"), at_ms=NOON + 8 * MINUTE)
     world.tick(NOON + 9 * MINUTE)
     for partition in (0, 1):
         owner = MeteringProcess(world, partition)
         owner.read()
         owner.checkpoint()
-    told(world)
+    for joiner in joiners:
+        joiner.read()
+        joiner.checkpoint()
+        joiner.deliver()
     closed = [d for d in world.documents() if d["window_start"] == "2026-01-01T12:07:00Z" and d["meter"] == "total"]
     assert [(d["revision"], d["value"], d["events"], d["reason"]) for d in closed] == [(1, "7", 1, "closed")]
 
