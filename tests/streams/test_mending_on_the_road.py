@@ -15,7 +15,7 @@ from tests.streams.test_mending_without_loss import EVERY
 from tests.usage import MINUTE
 from tests.world import PARTIALS, USAGE, ClosingProcess, MeteringProcess
 
-WORLDS, AT_ONCE = 300, 50
+WORLDS, AT_ONCE = 100, 50
 BEGUN = [
     misfortune for misfortune in EVERY if "chain" not in misfortune.__name__ and "moved" not in misfortune.__name__
 ]

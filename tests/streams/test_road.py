@@ -1,6 +1,6 @@
 """The whole road: whatever is torn, lost, late, repeated or restarted, what is delivered in the end is what was used.
 
-Thousands of small worlds, each by its seed. `local/ledger.py`, which shares no code with the stages, judges them.
+Small worlds, each by its seed; thousands of larger ones are `simulation/`'s. `local/ledger.py`, which shares no code with the stages, judges them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import pytest
 
 from tests.streams.road import Road
 
-WORLDS, AT_ONCE = 1500, 100
+WORLDS, AT_ONCE = 200, 50
 
 
 @pytest.mark.parametrize("first", range(0, WORLDS, AT_ONCE))
