@@ -85,7 +85,7 @@ SMALL = Scale(
     records=0,
     span_s=95.0,
     settings=Settings(**SECRETS, session_timeout_s=10.0, rebalance_timeout_s=12.0),  # type: ignore[arg-type]
-    limits=Limits(record=1000, slice=300, snapshot_min=500),
+    limits=Limits(record=1200, slice=300, snapshot_min=500),
     pace=Pace(emit_s=8.0, everywhere_s=8.0, checkpoint_s=16.0, prompt_s=5.0, snapshot_s=86_400.0, tick_s=15.0),
     sealed=False,
     to_the_end=True,
@@ -93,6 +93,8 @@ SMALL = Scale(
     sent=ONE,
 )
 WORLDS = (SMALL, replace(SMALL, sources=2, workers=2, sent=TWO))
+KILLED = Fault("kill", 50.0, 0, 1.0)
+"""Befalls every small world anyway, so that the effects of a recovery are interrupted, too."""
 
 
 @dataclass(slots=True)
@@ -133,8 +135,8 @@ def explore(told: Callable[[int, int, int], None] = lambda done, total, broken: 
 
 
 def undisturbed(world: int) -> Ending:
-    """A small world's story without a fault."""
-    return tell(0, scale=WORLDS[world], plan=Plan(()))
+    """A small world's story without another fault than the one that befalls it anyway."""
+    return tell(0, scale=WORLDS[world], plan=Plan((KILLED,)))
 
 
 def misfortunes(ending: Ending) -> Iterator[Fault]:
@@ -160,5 +162,5 @@ def misfortunes(ending: Ending) -> Iterator[Fault]:
 
 def _interrupted(job: tuple[int, Fault]) -> tuple[int, Fault, str | None, str]:
     world, fault = job
-    ending = tell(0, scale=WORLDS[world], plan=Plan((fault,)))
+    ending = tell(0, scale=WORLDS[world], plan=Plan((KILLED, fault)))
     return world, fault, ending.promise, ending.what

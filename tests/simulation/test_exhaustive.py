@@ -39,4 +39,4 @@ def test_the_small_worlds_have_what_can_go_wrong() -> None:
     assert sum(b'"id":"a"' in text for text in texts) == 2
     ending = exhaustive.undisturbed(0)
     assert sum(" Commit " in line for line in ending.lines) > 10
-    assert ending.recoveries == 2
+    assert ending.recoveries == 4
