@@ -230,8 +230,6 @@ class PartitionTask(ABC):
             return None
 
     async def _fold(self, batch: Batch) -> None:
-        if self._handing_over:
-            return
         if batch.start > self.position:
             raise BrokerError(
                 f"{self.topic}[{self.partition}]: a batch begins at {batch.start}, but the state ends at {self.position}"

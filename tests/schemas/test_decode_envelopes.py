@@ -132,6 +132,8 @@ def test_an_envelope_in_which_every_event_names_its_content_type_is_read_at_once
     written = [an_event(id=f"e-{number}", datacontenttype="application/json") for number in range(3)]
     events = decode(orjson.dumps(written))
     assert [event.id for event in events if isinstance(event, RawEvent)] == ["e-0", "e-1", "e-2"]
+    (base64,) = decode(orjson.dumps([an_event(data=..., data_base64="e30=")]))
+    assert isinstance(base64, RawEvent) and base64.data_base64 == "e30="
     twice = orjson.dumps(written).replace(b'"e-1",', b'"e-1","datacontenttype":"text/plain",')
     assert [type(event) for event in decode(twice)] == [RawEvent, Malformed, RawEvent]
 

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+import streams.closing
+from schemas.errors import PartitionStopped
+from streams.driver import drive
 from streams.restoring import Restoring, RestoringUncollected
 from streams.tasks import TELL_S
 from tables.effects import Effect, ReadLog
 from tests.streams.test_partition_tasks import METERS, Owner, until
 from tests.usage import NOON, usage
-from tests.world import MeteringProcess, World
+from tests.world import ClosingProcess, MeteringProcess, World, finish
 
 WINDOWS = 400
 
@@ -30,6 +33,38 @@ def world() -> World:
         process.read(WINDOWS // 20)
         process.checkpoint()
     return world
+
+
+def test_a_partition_that_was_counted_for_another_number_of_targets_stops() -> None:
+    world = World(METERS, targets=2)
+    world.use(usage("e", NOON, n=1))
+    process = MeteringProcess(world)
+    process.read()
+    process.checkpoint()
+    world.targets = 3
+    again = MeteringProcess(world, recovers=False)
+    with pytest.raises(PartitionStopped, match="its state sent to 2 partitions of partials, which has 3 now"):
+        again.join(again.stage.recover())
+
+
+def test_windows_are_scheduled_in_turns_with_everything_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams.closing, "_SCHEDULED", WINDOWS // 4)
+    closing = ClosingProcess(world)
+    closing.read()
+    closing.checkpoint()
+    again = ClosingProcess(world, recovers=False)
+    turns = 0
+
+    async def perform(effect: Effect) -> Any:
+        return world.perform(again, effect)
+
+    async def turn() -> None:
+        nonlocal turns
+        turns += len(again.table.windows) == WINDOWS
+
+    finish(drive(again.stage.recover(), perform, turn=turn))
+    assert turns >= 4
+    assert len(again.table.windows) == WINDOWS
 
 
 class Watch(logging.Handler):

@@ -21,6 +21,16 @@ SIZES = [Window.parse(f"PT{minutes}M").size for minutes in range(1, 1441) if 144
 FORBIDDEN = set("/\\?#")
 
 
+def test_a_window_in_memory_is_found_by_its_id() -> None:
+    stage = Stage()
+    stage.partial(3, "30.50")
+    key = WindowKey("acme", "sum", (), NOON, "PT1M")
+    closing = stage.process.stage
+    assert closing.find(window_id(key)) == key
+    assert closing.find(window_id(key._replace(subject="nobody"))) is None
+    assert closing.find("another~PT1M~20260101T120000Z~aaaaaaaaaaaaaaaaaaaaaaaaaa") is None
+
+
 def test_a_document_has_exactly_the_promised_fields() -> None:
     stage = Stage()
     stage.partial(3, "30.50")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from settings import Settings
 from sinks.contract import DELIVERED, Outcome
 from streams.delivery import Courier
 from streams.worker import Worker
-from tables.effects import Effect, Produce
+from tables.effects import Commit, Effect
 from tests.usage import MINUTE, NOON, ListSink, definitions, meter, usage
 from tests.world import PARTIALS, USAGE, ClosingProcess, MeteringProcess, World
 from transport.membership import Membership
@@ -121,6 +122,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
+def no_checkpoint_but_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "SETTINGS", replace(SETTINGS, checkpoint_ms=3_600_000))
+
+
+@pytest.fixture
 def world() -> World:
     """Usage of three minutes; two of them are in closed windows of an accepted checkpoint."""
     world = World(METERS)
@@ -201,6 +207,15 @@ async def test_an_alarm_of_a_stage_is_shown_and_logged(world: World, caplog: pyt
     assert "alarm stages_out_of_balance" in caplog.text
 
 
+async def test_a_record_of_somebody_else_stops_its_partition_and_no_other(world: World) -> None:
+    world.logs[PARTIALS, 0].append(b"not ours", at_ms=NOON)
+    async with Running(world, ListSink()) as running:
+        await until(lambda: running.worker.closing[0].task.state == "stopped")
+        assert "not ours" not in str(running.worker.closing[0].task.stopped)
+        await until(lambda: running.worker.metering[0].state == "running")
+        assert not running.over and not running.refused
+
+
 async def test_while_it_restores_no_batch_should_come_and_before_and_after_it_may(world: World) -> None:
     worker = Worker(SETTINGS, METERS, [ListSink()], WorldBroker(world), pytest.fail, pytest.fail)
     await worker.start()
@@ -220,18 +235,21 @@ async def test_a_worker_that_ends_takes_nothing_any_more(world: World) -> None:
     assert not running.worker.metering and not running.worker.closing
 
 
-async def test_a_last_checkpoint_that_fails_is_no_handing_over(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_last_checkpoint_that_fails_is_no_handing_over(
+    world: World, no_checkpoint_but_the_last: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(effect: Effect) -> None:
+        if isinstance(effect, Commit):
+            raise ZeroDivisionError("a defect")
+
     running = Running(world, ListSink())
     async with running:
         await until(lambda: running.worker.metering[0].state == "running")
+        committed = dict(world.committed)
         world.use(usage("more", NOON + 3 * MINUTE, n=1), at_ms=NOON + 3 * MINUTE)
-
-        def fail(effect: Effect) -> None:
-            if isinstance(effect, Produce):
-                raise ZeroDivisionError("a defect")
-
-        world.fault = fail  # type: ignore[assignment]
         await running.read(USAGE)
-        await until(lambda: bool(running.over))
+        await until(lambda: running.worker.metering[0].position == world.logs[USAGE, 0].end)
+        world.fault = fail  # type: ignore[assignment]
     assert not running.worker.handed_over
-    assert "ZeroDivisionError: a defect" in running.over[0]
+    assert "metering usage[0] could not be handed over" in caplog.text
+    assert world.committed == committed
