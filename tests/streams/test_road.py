@@ -1,6 +1,7 @@
 """The whole road: whatever is torn, lost, late, repeated or restarted, what is delivered in the end is what was used.
 
-Small worlds, each by its seed; thousands of larger ones are `simulation/`'s. `local/ledger.py`, which shares no code with the stages, judges them.
+Small worlds of lists, each by its seed; thousands of larger ones are told by `simulation/`. `local/ledger.py`, which shares
+no code with the stages, judges them.
 """
 
 from __future__ import annotations
