@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import shutil
 import signal
 import sys
@@ -32,7 +31,7 @@ import aiohttp
 import orjson
 
 from bench.processes import Cost, cost
-from bench.results import machine, table, today, write_section
+from bench.results import busy, machine, table, today, write_section
 from local.kafka import KafkaCluster
 from local.process import Child
 from local.stack import Stack
@@ -212,7 +211,10 @@ async def _holds(worker: WorkerProcess, keys: int) -> None:
     """Returns when both stages hold exactly so many keys. Raises BrokerError when they stop coming."""
     seen, since_s = (-1, -1, -1), time.monotonic()
     while True:
-        status = (await worker.get("/v1/status?local=1"))["status"]
+        try:
+            status = (await worker.get("/v1/status?local=1"))["status"]
+        except BrokerError as error:
+            raise BrokerError(f"{error}\n{worker.process.tail()}") from None
         sums = (
             sum(task["partials"] for task in status["metering"].values()),
             sum(task["ids"] for task in status["metering"].values()),
@@ -241,11 +243,11 @@ async def _floor(stack: Stack, directory: Path) -> dict[str, float]:
 _TOPICS = ("usage", "partials", "metering_state", "closing_state", "dead_letters")
 
 
-def report(found: list[Figures], busy: float) -> str:
+def report(found: list[Figures], load: str) -> str:
     """The section: a table, and what its columns mean."""
     empty = next((figures for figures in found if figures.keys == 0), None)
     rows = [_row(figures, empty) for figures in found]
-    return f"""`make bench-recovery`, {today()}: {machine()}; Apache Kafka on the same machine; busy {busy:.1f}.
+    return f"""`make bench-recovery`, {today()}: {machine()}; Apache Kafka on the same machine; {load}.
 
 {table(_COLUMNS, rows)}
 
@@ -254,7 +256,7 @@ One worker process restores METERING ({PARTITIONS} partitions: so many partials,
 process to the first 200 of `/readyz`; the row of 0 keys is what a start takes anyway, and is taken off from the figures per
 key. /healthz: its longest answer meanwhile; shares told: how many different "restoring n %" `/readyz` gave. floor: a process
 of its own that fetches the same bytes and decodes nothing. SIGTERM: how long the worker that had written the state took to
-end, its last checkpoint included. busy: how many processes wanted a core besides, before it began (load average).
+end, its last checkpoint included.
 """
 
 
@@ -295,9 +297,9 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help="keep logs and topics here")
     options = parser.parse_args()
     directory = options.directory or Path(tempfile.mkdtemp(prefix="meterline-bench-"))
-    busy = os.getloadavg()[0]
+    load = busy()
     try:
-        text = report(asyncio.run(run(tuple(options.keys or SIZES), directory)), busy)
+        text = report(asyncio.run(run(tuple(options.keys or SIZES), directory)), load)
     finally:
         if options.directory is None:
             shutil.rmtree(directory, ignore_errors=True)

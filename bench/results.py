@@ -17,9 +17,19 @@ def machine() -> str:
     """The machine and the programs of this run, one line."""
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"{os.cpu_count()} cores ({_processor()}), {memory_gb:.0f} GB, {platform.system()} {platform.release()}, "
+        f"{os.cpu_count()} cores ({_processor()}), {memory_gb:.0f} GB, {platform.system()}, "
         f"Python {platform.python_version()}, aiokafka {version('aiokafka')}"
     )
+
+
+def busy() -> str:
+    """How busy the machine is with other things now, and this run's priority among them where it was given one."""
+    priority = os.nice(0)
+    try:  # Linux divides the cores among sessions first; a session's own niceness counts there
+        priority += int(Path("/proc/self/autogroup").read_text().rpartition(" ")[2])
+    except (OSError, ValueError):
+        pass
+    return f"load average before it {os.getloadavg()[0]:.1f}" + (f", run at niceness {priority}" if priority else "")
 
 
 def today() -> str:
