@@ -126,7 +126,7 @@ def events(record: Record) -> list[Any]:
             (record.value or b"").decode("utf-8"), parse_float=Decimal, parse_int=Decimal, parse_constant=_refuse
         )
     except (ValueError, ArithmeticError, RecursionError):
-        return [{**attributes, "data": None} if attributes else None]
+        return [{**attributes, "data": "no JSON" if record.value else None} if attributes else None]
     if attributes:  # binary mode: the attributes are headers, the value is the data
         return [{**attributes, "data": body}]
     return (body or [None]) if isinstance(body, list) else [body]
@@ -148,7 +148,9 @@ def well_formed(event: Any) -> bool:
 
 def reading(meter: MeterRule, event: Mapping[str, Any]) -> tuple[Any, tuple[tuple[str, str], ...]]:
     """(value, group) of an event for a meter. Raises `Invalid` where it cannot be counted (design §4, §5, §6)."""
-    subject, data = event.get("subject"), event.get("data", {} if meter.aggregation == "count" else None)
+    subject, data = event.get("subject"), event.get("data")
+    if data is None and meter.aggregation == "count":
+        data = {}
     if not subject or len(subject.encode()) > 512 or not isinstance(data, dict):
         raise Invalid
     group = tuple((name, _group_value(_at(data, pointer))) for name, pointer in meter.group_by)

@@ -98,7 +98,7 @@ class Reader:
 
         Raises DataError("invalid", …), with what was found and expected, if it cannot be counted in all of them: a time
         that is missing, no RFC 3339 time with zone, or before 1970; a subject that is missing, empty or over 512 bytes;
-        data that is missing where a value is read, is no JSON object, or has a key twice; a value that is missing, no
+        data that is missing, or null, where a value is read, is no JSON object, or has a key twice; a value that is missing, no
         quantity, or below the meter's minimum; a group value that is no scalar or over 512 bytes. A dimension that is
         missing is "", as is null.
         """
@@ -109,7 +109,7 @@ class Reader:
         subject = event.subject
         if not subject or len(subject) * 4 > SUBJECT_BYTES:
             subject = _subject(subject)
-        data = _data(event) if plan.needs_data or event.data or event.data_base64 is not None else {}
+        data = _data(event) if plan.needs_data or _has_data(event) else {}
         slots: list[Any] = [None]
         for read, place in plan.reads:
             slots.append(read(place, data))
@@ -212,6 +212,11 @@ def _number(text: str) -> Decimal | _Absurd:
 
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 _decode_absurd = msgspec.json.Decoder(float_hook=_number).decode
+
+
+def _has_data(event: RawEvent) -> bool:
+    """Whether there is any: null, as some serializers write what is not there, is none."""
+    return event.data_base64 is not None or bytes(event.data) not in (b"", b"null")
 
 
 def _data(event: RawEvent) -> dict[str, object]:

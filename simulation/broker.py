@@ -124,7 +124,10 @@ class SimulatedPerformer:
         if fault is not None and fault.kind == "crash_before":
             process.kill(fault.for_s)
             await asyncio.get_running_loop().create_future()
-        dies = (lambda: process.kill(fault.for_s)) if fault is not None and fault.kind == "crash_after" else None
+        if fault is not None and fault.kind == "frozen_before":
+            process.freeze(fault.for_s)
+            await asyncio.sleep(0)  # it comes back from here when the process goes on
+        dies = _meanwhile(process, fault)
         torn = fault if fault is not None and fault.kind == "torn" else None
         try:
             result = await self._do(effect, torn, dies)
@@ -176,7 +179,8 @@ class SimulatedPerformer:
             raise BrokerError(str(error)) from error
 
     async def _produce(self, records: Sequence[Out], torn: Fault | None, dies: Callable[[], None] | None) -> list[int]:
-        """One request per record and its own fate, those of one partition one behind the other, as a producer's batches."""
+        """One flush, each record with a fate of its own. Those that are written twice are sent again as one batch, as a
+        producer does whose first answer was lost, and it is told the later offsets."""
         fates = (
             [torn.fates[index % len(torn.fates)] for index in range(len(records))] if torn else ["kept"] * len(records)
         )
@@ -187,14 +191,13 @@ class SimulatedPerformer:
             loop.call_later(rng.uniform(3, 90), self._append, record, context=WORLD)
 
         def apply() -> list[int]:
-            offsets = []
-            for record, fate in zip(records, fates, strict=True):
-                if fate in ("lost", "late"):
-                    continue
-                offsets.append(self._append(record))
-                if fate == "twice":
-                    self._append(record)
-            return offsets
+            written = {
+                index: self._append(record)
+                for index, (record, fate) in enumerate(zip(records, fates, strict=True))
+                if fate not in ("lost", "late")
+            }
+            again = [index for index in written if fates[index] == "twice"]
+            return list((written | {index: self._append(records[index]) for index in again}).values())
 
         try:
             return await self._broker.link.ask(_then(apply, dies), whole)
@@ -205,6 +208,17 @@ class SimulatedPerformer:
         return self._broker.cluster.append(out.topic, out.partition, out.key, out.value)
 
 
+def _meanwhile(process: Process, fault: Fault | None) -> Callable[[], None] | None:
+    """What happens to the process that asked at the moment in which its request is applied."""
+    if fault is None:
+        return None
+    return {
+        "crash_after": lambda: process.kill(fault.for_s),
+        "frozen_after": lambda: process.freeze(fault.for_s),
+        "rebalance": process.rejoin,
+    }.get(fault.kind)
+
+
 def _commit_fate(torn: Fault | None) -> str:
     if torn is None:
         return "kept"
@@ -212,7 +226,7 @@ def _commit_fate(torn: Fault | None) -> str:
 
 
 def _then(apply: Callable[[], T], dies: Callable[[], None] | None) -> Callable[[], T]:
-    """Applied, and then the process that asked dies before it hears of it."""
+    """Applied, and then the process that asked dies, or is frozen, before it hears of it."""
     if dies is None:
         return apply
 

@@ -1,8 +1,9 @@
 """Small worlds, explored without chance: every effect of a run of at most 200 meets everything that can befall it.
 
-A crash before it and after it, at every effect, calls of the sinks included. Every subset of the records of every flush lost,
-the flush in flight for a while, or written twice; a commit lost, late, or applied without an answer; a call of a sink lost,
-late, unanswered, twice, throttled. Each is a story of its own, told to its end and judged whole.
+A crash before it and after it, a rebalance while it is awaited, a freeze past the session before it and after it, at every
+effect, calls of the sinks included. Every subset of the records of every flush lost, the flush in flight for a while, or written
+twice; a commit lost, late, or applied without an answer; a call of a sink lost, late, unanswered, twice, throttled. Each is a
+story of its own, told to its end and judged whole.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from schemas.times import format_rfc3339
 from settings import Settings
 from simulation.crowd import quiet
 from simulation.plan import Fault, Plan
+from simulation.scale import SECRETS, START_MS, Scale
 from simulation.usage import Sent
-from simulation.world import SECRETS, START_MS, Ending, Scale, tell
+from simulation.world import Ending, tell
 from streams.tasks import Pace
 from tables.durable import Limits
 
@@ -144,6 +146,9 @@ def misfortunes(ending: Ending) -> Iterator[Fault]:
     for number, (name, records) in enumerate(ending.script, start=1):
         yield Fault("crash_before", number, 0, 1.0)
         yield Fault("crash_after", number, 0, 1.0)
+        yield Fault("rebalance", number)
+        yield Fault("frozen_before", number, 0, 30.0)
+        yield Fault("frozen_after", number, 0, 30.0)
         if name == "Produce":
             assert records <= TORN_FULLY, f"a flush of {records} records"
             for fates in product(("kept", "lost"), repeat=records):

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from schemas.errors import Way
-from schemas.partials import NEVER, RECORD_MAX
+from schemas.partials import RECORD_MAX
 from schemas.records import Batch, Record
 from schemas.times import parse_rfc3339
 from simulation import pictures
 from simulation.cluster import Log
-from simulation.oracle import Expected, Oracle, Window
+from simulation.comparison import Comparison, fold_to, hex_of, key_of, or_none, plain
+from simulation.oracle import Window
 from streams.closing import Closing
 from streams.metering import Metering
 from streams.tasks import ClosingTask, MeteringTask
@@ -50,36 +51,17 @@ LOST_LOGS: frozenset[Way] = frozenset((
 """The ways to stop that what is cut or forgotten here can lead to. A record that cannot be folded is never one of them."""
 
 
-class Broken(AssertionError):
-    """A promise does not hold: which, and how the ledger differs."""
-
-    def __init__(self, promise: str, what: str) -> None:
-        super().__init__(f"{promise}: {what}")
-        self.promise = promise
-
-
-class Judge:
+class Judge(Comparison):
     """Everything it is told by the world it compares at once; the first promise broken ends the story."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
-        self.oracle = Oracle(world.document, world.sources)
+        super().__init__(world)
         self.stops: dict[str, str] = {}
         self.checks = 0
         self.recoveries = 0
-        self._final_of: tuple[int, dict[Window, Expected]] = (0, {})
-        self._newest_of: dict[Window, dict[str, Any]] = {}
-        self._newest_read = 0
-        self._revisions: dict[bytes, dict[str, Any]] = {}
         self._committed: dict[tuple[str, int], int] = {}
         self._checkpoints: dict[int, list[tuple[int, int]]] = {}
         self._chance = random.Random(f"{world.seed}/judge")
-        self._joint: list[tuple[float, int | None]] = []
-        self._plain_metering: dict[int, Metering] = {}
-        self._plain_closing: dict[int, Closing] = {}
-        self._sizes = {
-            (meter.slug, window.size): window.size_ms for meter in world.definitions.meters for window in meter.windows
-        }
         self._grace = {meter.slug: meter.grace_ms for meter in world.definitions.meters}
 
     # -- while the story is told
@@ -97,7 +79,7 @@ class Judge:
         wrong = {name: (said.get(name, 0), count) for name, count in told.items() if said.get(name, 0) != count}
         if wrong:
             self._break("L1", f"usage[{source}] at {table.position}: counters (ours, the oracle's) {wrong}")
-        mine, theirs = _or_none(table.watermark_ms), self.oracle.watermark_ms(source, table.position)
+        mine, theirs = or_none(table.watermark_ms), self.oracle.watermark_ms(source, table.position)
         if mine != theirs:
             self._break("L4", f"usage[{source}] at {table.position}: watermark {mine}, the oracle's {theirs}")
         if sum(table.folds) != self.oracle.folds(source, table.position):
@@ -114,7 +96,7 @@ class Judge:
             self._break("L1", f"an alarm for nothing: {alarm.kind} at {alarm.where}: {alarm.what}")
         for number, known in enumerate(table.sources):
             theirs = self.oracle.watermark_ms(number, known.through + 1)
-            if known.through >= 0 and _or_none(known.watermark_ms) != theirs:
+            if known.through >= 0 and or_none(known.watermark_ms) != theirs:
                 self._break("L4", f"partials[{partition}]: watermark of source {number} is not that of {known.through}")
         for key in stage.changed:
             window = table.windows.get(key)
@@ -211,7 +193,10 @@ class Judge:
             return False
         for key, expected in final.items():
             body = newest.get(key)
-            if body is None or (body["events"], body["receipt"]["digest"]) != (expected.events, _hex(expected.digest)):
+            if body is None or (body["events"], body["receipt"]["digest"]) != (
+                expected.events,
+                hex_of(expected.digest),
+            ):
                 return False
         return all(self.world.shows(body["id"]) >= body["revision"] for body in newest.values())
 
@@ -246,7 +231,7 @@ class Judge:
             self._break("L8", f"{consumer.conflicts[0][0]} was delivered with two contents")
         revisions: dict[Window, dict[int, tuple[float, dict[str, Any]]]] = {}
         for at_s, body in self._messages():
-            revisions.setdefault(_key(body), {}).setdefault(body["revision"], (at_s, body))
+            revisions.setdefault(key_of(body), {}).setdefault(body["revision"], (at_s, body))
         for key, said in revisions.items():
             if sorted(said) != list(range(1, len(said) + 1)):
                 self._break("L2", f"{key} has the revisions {sorted(said)}")
@@ -304,7 +289,7 @@ class Judge:
         for region, documents in self.world.cosmos_documents().items():
             for name, document in documents.items():
                 content = bodies.get(f"{name}:{document['revision']}")
-                if content is not None and _plain(document) != content:
+                if content is not None and plain(document) != content:
                     self._break("L8", f"{name} in {region} is not what the message of its revision says")
                 if content is None and not self.stops and self.world.settled:
                     self._break(
@@ -317,7 +302,7 @@ class Judge:
                     self._break("L8", f"{region} shows {shown.get(odd[0])} of {odd[0]}, not {highest.get(odd[0])}")
         for region, items in self.world.cosmos_ledger().items():
             for name, item in items.items():
-                if name in bodies and _plain(item) | {"id": bodies[name]["id"]} != bodies[name]:
+                if name in bodies and plain(item) | {"id": bodies[name]["id"]} != bodies[name]:
                     self._break("L8", f"the ledger's {name} in {region} is not what the message says")
             if self.world.settled and not self.stops and set(items) != set(bodies):
                 self._break("L8", f"the ledger of {region} has {len(items)} revisions, {len(bodies)} were made")
@@ -381,7 +366,7 @@ class Judge:
     def _replay_from(self, partition: int, committed: int, changelog_end: int) -> None:
         """Recovered as of then, the rest of the partials gives what was delivered."""
         stage = self.world.recovered_closing(partition, committed, changelog_end)
-        _fold_to(stage, self.world.partials_log(partition).records, self.world.partials_log(partition).end)
+        fold_to(stage, self.world.partials_log(partition).records, self.world.partials_log(partition).end)
         whole = self._plain_closing_at(partition, self.world.partials_log(partition).end)
         for name, item in stage.table.outbox.items.items():
             told = whole.table.outbox.items.get(name)
@@ -402,111 +387,3 @@ class Judge:
         most = 4 * (max(live, limits.snapshot_min) + max(sizes, default=0)) + 64_000
         if sum(sizes) > most:
             self._break("L10", f"{where}: a recovery reads {sum(sizes)} bytes for a state of {live}")
-
-    # -- what is compared
-
-    def _same_share(
-        self, key: Window, source: int, through: int, events: int, digest: str, first: int, promise: str
-    ) -> None:
-        told = self.oracle.share(key, source, through)
-        said = (events, digest, first, through)
-        if told is None or (told.events, _hex(told.digest), told.first, told.through) != said:
-            self._break(
-                promise, f"{key} of source {source}: (events, digest, first, through) {said}, the oracle's {told}"
-            )
-
-    def _same_value(self, key: Window, throughs: Mapping[int, int], said: str, promise: str, aggregation: str) -> None:
-        told, mine = self.oracle.value(key, throughs), pictures.quantity(said)
-        # The members of a unique count come in pieces, each with the whole share: until all are there it may be behind.
-        if mine != told and not (aggregation == "unique_count" and mine < told):
-            self._break(promise, f"{key} shows {said}, the oracle {told} through {dict(throughs)}")
-
-    def _plain_metering_at(self, source: int, position: int) -> Metering:
-        """A stage that has folded the log in one go, up to a position."""
-        stage = self._plain_metering.get(source)
-        if stage is None or stage.table.position > position:
-            stage = self._plain_metering[source] = self.world.plain_metering(source)
-        _fold_to(stage, self.world.usage_log(source).records, position)
-        stage.dead_letters.clear()
-        return stage
-
-    def _plain_closing_at(self, partition: int, position: int) -> Closing:
-        stage = self._plain_closing.get(partition)
-        if stage is None or stage.table.position > position:
-            stage = self._plain_closing[partition] = self.world.plain_closing(partition)
-        _fold_to(stage, self.world.partials_log(partition).records, position)
-        return stage
-
-    def _joint_watermark(self) -> int | None:
-        marks = [self.oracle.watermark_ms(source, 1 << 60) for source in range(self.world.sources)]
-        reached = [mark for mark in marks if mark is not None]
-        return min(reached) if len(reached) == len(marks) else None
-
-    def _newest(self) -> dict[Window, dict[str, Any]]:
-        """Per window the highest revision that Service Bus took."""
-        messages = self.world.messages(self._newest_read)
-        self._newest_read += len(messages)
-        for _, raw in messages:
-            body = self._parsed(raw)
-            key = _key(body)
-            if key not in self._newest_of or body["revision"] > self._newest_of[key]["revision"]:
-                self._newest_of[key] = body
-        return self._newest_of
-
-    def _final(self) -> dict[Window, Expected]:
-        """What every window must be in the end, as of the log's end now."""
-        records = len(self._joint)
-        if self._final_of[0] != records:
-            self._final_of = (records, self.oracle.windows())
-        return self._final_of[1]
-
-    def _offset_of(self, source: int, watermark_ms: int) -> int:
-        """The offset of the record that first brought a source's watermark to a time."""
-        end = self.world.usage_log(source).end
-        return bisect_right(
-            range(end), False, key=lambda at: (self.oracle.watermark_ms(source, at + 1) or NEVER) >= watermark_ms
-        )
-
-    def _end_ms(self, key: Window) -> int:
-        return key[3] + self._sizes[key[1], key[4]]
-
-    def _messages(self) -> list[tuple[float, dict[str, Any]]]:
-        return [(at_s, self._parsed(raw)) for at_s, raw in self.world.messages()]
-
-    def _raw_messages(self) -> list[tuple[bytes, dict[str, Any]]]:
-        return [(raw, self._parsed(raw)) for _, raw in self.world.messages()]
-
-    def _read_revisions(self) -> list[dict[str, Any]]:
-        return [self._parsed(raw) for _, raw in self.world.messages()]
-
-    def _parsed(self, raw: bytes) -> dict[str, Any]:
-        body = self._revisions.get(raw)
-        if body is None:
-            body = self._revisions[raw] = orjson.loads(raw)
-        return body
-
-    def _break(self, promise: str, what: str) -> None:
-        raise Broken(promise, what)
-
-
-def _fold_to(stage: Metering | Closing, records: list[Record], position: int) -> None:
-    at = stage.table.position
-    if at < position:
-        stage.step(Batch(at, position, records[at:position]))
-
-
-def _key(body: Mapping[str, Any]) -> Window:
-    group = tuple(sorted(body["group"].items()))
-    return (body["subject"], body["meter"], group, parse_rfc3339(body["window_start"]), body["window_size"])
-
-
-def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in item.items() if not name.startswith("_")}
-
-
-def _hex(digest: int) -> str:
-    return digest.to_bytes(16, "big").hex()
-
-
-def _or_none(watermark_ms: int) -> int | None:
-    return None if watermark_ms == NEVER else watermark_ms

@@ -33,6 +33,9 @@ PLACED = (
     "crash_before",
     "crash_after",
     "torn",  # any subset of a flush is lost, late, unanswered or written twice; a commit is lost, late or unanswered
+    "rebalance",  # the group rebalances while the effect is awaited
+    "frozen_before",  # SIGSTOP just before it: who wakes up, perhaps a zombie by then, goes on with this very effect
+    "frozen_after",  # SIGSTOP while its answer is under way
     "throttled",  # sinks only
 )
 CUTS = frozenset({"cut_source", "cut_partials", "cut_changelog", "forget_offset"})
@@ -100,7 +103,8 @@ def draw(rng: random.Random, span_s: float, effects: int) -> Plan:
             at = 0.0
             while (at := at + 1 + rng.expovariate(1 / gap)) < effects:
                 fates = _fates(rng) if kind == "torn" else ()
-                faults.append(Fault(kind, int(at), rng.randrange(16), round(rng.uniform(0.5, 20.0), 1), fates))
+                for_s = _lasts(rng, "freeze") if kind.startswith("frozen") else round(rng.uniform(0.5, 20.0), 1)
+                faults.append(Fault(kind, int(at), rng.randrange(16), for_s, fates))
     return Plan(tuple(sorted(faults, key=lambda fault: (fault.kind in PLACED, fault.at))))
 
 

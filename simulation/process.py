@@ -67,6 +67,7 @@ class Process:
         self._link = Link(self.rng, lambda: world.broker_is_down)
         self._member: str | None = None
         self._positions: dict[Place, int] = {}
+        self._dropped: set[Place] = set()
         self._epoch = 0
         self._agents: dict[str, asyncio.Queue[tuple[Place, Batch]]] = {}
         self.worker = self._make_worker()
@@ -117,9 +118,8 @@ class Process:
             self.world.cluster.group.leave(self._member)
 
     def drop_next_batch(self, place: Place) -> None:
-        """What was fetched last is lost on its way to the worker."""
-        if place in self._positions:
-            self._positions[place] += 1
+        """What is fetched next is lost on its way to the worker."""
+        self._dropped.add(place)
 
     def _make_worker(self) -> Worker:
         world = self.world
@@ -199,6 +199,9 @@ class Process:
                 self.ends[place] = end
                 if batch.records:
                     self._positions[place] = batch.end
+                    if place in self._dropped:
+                        self._dropped.discard(place)
+                        continue
                     await self._agents[place[0]].put((place, batch))
                     if self._epoch != epoch:
                         return

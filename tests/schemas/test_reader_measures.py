@@ -168,6 +168,12 @@ def test_a_count_of_events_needs_no_data() -> None:
     assert measurement.group == (("model", ""),)
 
 
+def test_null_is_no_data_and_a_count_of_events_needs_none() -> None:
+    """Some serializers write what is not there as null."""
+    event = one(event_bytes(data=None))
+    assert [m.quantity for m in measure(event, a_meter("count", None)).measurements] == [None]
+
+
 def test_the_end_of_the_last_window_is_a_time_that_can_be_written() -> None:
     last_ms = measure(one(event_bytes(time="9999-12-30T23:59:59.999Z"))).time_ms
     assert format_rfc3339(last_ms + 86_400_000) == "9999-12-31T23:59:59.999Z"
