@@ -1,13 +1,14 @@
 """Small worlds, explored without chance: every effect of a run of at most 200 meets everything that can befall it.
 
-A crash before it and after it, a rebalance while it is awaited, a freeze past the session before it and after it, at every
-effect, calls of the sinks included. Every subset of the records of every flush lost, the flush in flight for a while, or written
-twice; a commit lost, late, or applied without an answer; a call of a sink lost, late, unanswered, twice, throttled. Each is a
-story of its own, told to its end and judged whole.
+A crash before it and after it, at every effect, calls of the sinks included; at those that change anything, a rebalance while
+they are awaited and a freeze past the session before and after them. Every subset of the records of every flush lost, the flush
+in flight for a while, or written twice; a commit lost, late, or applied without an answer; a call of a sink lost, late,
+unanswered, twice, throttled. Each is a story of its own, told to its end and judged whole.
 """
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -146,9 +147,10 @@ def misfortunes(ending: Ending) -> Iterator[Fault]:
     for number, (name, records) in enumerate(ending.script, start=1):
         yield Fault("crash_before", number, 0, 1.0)
         yield Fault("crash_after", number, 0, 1.0)
-        yield Fault("rebalance", number)
-        yield Fault("frozen_before", number, 0, 30.0)
-        yield Fault("frozen_after", number, 0, 30.0)
+        if not name.startswith("Read"):
+            yield Fault("rebalance", number)
+            yield Fault("frozen_before", number, 0, 30.0)
+            yield Fault("frozen_after", number, 0, 30.0)
         if name == "Produce":
             assert records <= TORN_FULLY, f"a flush of {records} records"
             for fates in product(("kept", "lost"), repeat=records):
@@ -168,4 +170,5 @@ def misfortunes(ending: Ending) -> Iterator[Fault]:
 def _interrupted(job: tuple[int, Fault]) -> tuple[int, Fault, str | None, str]:
     world, fault = job
     ending = tell(0, scale=WORLDS[world], plan=Plan((KILLED, fault)))
+    gc.collect()
     return world, fault, ending.promise, ending.what

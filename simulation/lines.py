@@ -28,7 +28,7 @@ BESIDE = ("cli", "local", "web")
 WHOLE_FILE = "the whole file"
 """Stands for the functions of a file beside the road."""
 STORIES = 200
-FEW = (4, 7, 8, 20, 26, 31, 46, 60, 76, 83, 90, 91, 100, 109, 111, 114)
+FEW = (2, 3, 6, 7, 11, 15, 16, 19, 34, 35, 36, 37, 41, 42, 49, 69, 76, 87, 98, 100, 102, 145)
 """Stories that ran together what a hundred did, when they were chosen: as code changes, chance takes other ways."""
 CHUNK = 4
 

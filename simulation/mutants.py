@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 class Mutant:
     """A rule broken. source: the design's section, or the Faust defect it is like. edits: (text, what it becomes) in `path`.
 
-    seeds: within so many it must be noticed.
+    seeds: within so many it must be noticed. worlds: of which kind (`simulation/bent.py`).
     """
 
     name: str
@@ -36,10 +36,11 @@ class Mutant:
     path: str
     edits: tuple[tuple[str, str], ...]
     seeds: int = 200
+    worlds: str = "any"
 
 
-def _one(name: str, source: str, path: str, old: str, new: str, seeds: int = 200) -> Mutant:
-    return Mutant(name, source, path, ((old, new),), seeds)
+def _one(name: str, source: str, path: str, old: str, new: str, seeds: int = 200, worlds: str = "any") -> Mutant:
+    return Mutant(name, source, path, ((old, new),), seeds, worlds)
 
 
 MUTANTS = (
@@ -93,7 +94,7 @@ MUTANTS = (
     ),
     _one(
         "chunks older than the snapshot count", "§2.3", "tables/replay.py",
-        "if label.end > self.through or label.end < self.floor:", "if label.end > self.through:", 1500,
+        "if label.end > self.through or label.end < self.floor:", "if label.end > self.through:", 600, "snapshots",
     ),
     _one(
         "a snapshot is named before it is whole", "§2.2", "tables/durable.py",
@@ -105,7 +106,7 @@ MUTANTS = (
     _one(
         "no snapshot is ever begun", "§2.2", "tables/durable.py",
         "if rolling is None and (snapshot_due or self._since_snapshot >",
-        "if rolling is None and (False and self._since_snapshot >",
+        "if rolling is None and (False and self._since_snapshot >", 200, "snapshots",
     ),
     _one(
         "a checkpoint begins without an emit", "§2.2", "streams/metering.py",
@@ -166,11 +167,11 @@ MUTANTS = (
     _one(
         "a zombie's line of revisions turns the order around", "§2.6", "tables/outbox.py",
         "sorted(self.items.items(), key=lambda pair: pair[1].order)",
-        "sorted(self.items.items(), key=lambda pair: -pair[1].order)",
+        "sorted(self.items.items(), key=lambda pair: -pair[1].order)", 200, "outages",
     ),
     _one(
         "a plain upsert instead of the guarded write", "§2.7", "sinks/cosmos.py",
-        'if stored["revision"] >= revision.revision:', "if False:", 600,
+        'if stored["revision"] >= revision.revision:', "if False:", 600, "outages",
     ),
     _one(
         "a message's id does not name its revision", "§2.7", "schemas/windows.py",
@@ -202,7 +203,7 @@ MUTANTS = (
     ),
     _one(
         "what is pending at the seal is dropped", "§3", "streams/closing.py",
-        "            if table.pending(key):\n                self._revise(key, \"seal\", watermark_ms)\n", "", 1500,
+        "            if table.pending(key):\n                self._revise(key, \"seal\", watermark_ms)\n", "", 200, "long",
     ),
     # -- §4: one event, one fate
     _one(
@@ -212,7 +213,8 @@ MUTANTS = (
     ),
     _one(
         "an id is known for longer than it may be", "§4", "tables/dedupe.py",
-        "return counted is not None and counted >= watermark_ms - self._correct_for_ms", "return counted is not None", 600,
+        "return counted is not None and counted >= watermark_ms - self._correct_for_ms", "return counted is not None",
+        200, "long",
     ),
     _one(
         "the id of a dead letter is remembered as counted", "§4", "streams/metering.py",
@@ -340,10 +342,11 @@ def main(arguments: Sequence[str]) -> int:
     mutated(mutant)
     sys.meta_path.insert(0, _Finder(mutant))
     logging.disable(logging.CRITICAL)
+    from simulation.bent import BENT
     from simulation.world import tell
 
     for seed in range(int(seeds)):
-        ending = tell(seed)
+        ending = tell(seed, **BENT[mutant.worlds](seed))
         if ending.promise is not None:
             print(json.dumps({"promise": ending.promise, "seeds": seed + 1, "what": ending.what}))
             return 0

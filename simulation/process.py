@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 HEARTBEAT_S = 3.0
-FETCH_S = 2.0
+FETCH_S = 5.0
 """How long a fetch that finds nothing waits, at most."""
 BATCHES = (1, 2, 5, 20)
 """How many records a fetch brings, at most."""

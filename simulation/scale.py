@@ -46,11 +46,11 @@ class Scale:
 def draw_scale(rng: random.Random) -> Scale:
     """Mostly small worlds: they break as well, and more of them can be told."""
     return Scale(
-        sources=rng.choices([1, 2, 3, 5, 8], [30, 40, 20, 7, 3])[0],
-        targets=rng.choices([1, 2, 3], [60, 30, 10])[0],
-        workers=rng.choices([1, 2, 3, 5], [30, 45, 20, 5])[0],
-        records=rng.choices([6, 12, 25, 60], [30, 45, 20, 5])[0],
-        span_s=rng.choices([60.0, 120.0, 240.0, 400.0], [45, 35, 13, 7])[0],
+        sources=rng.choices([1, 2, 3, 5, 8], [42, 40, 13, 3, 2])[0],
+        targets=rng.choices([1, 2, 3], [70, 24, 6])[0],
+        workers=rng.choices([1, 2, 3, 5], [33, 47, 16, 4])[0],
+        records=rng.choices([4, 9, 20, 60], [40, 42, 15, 3])[0],
+        span_s=rng.choices([40.0, 80.0, 160.0, 400.0], [35, 45, 16, 4])[0],
         settings=Settings(
             **SECRETS,  # type: ignore[arg-type]
             session_timeout_s=10.0,
@@ -62,12 +62,12 @@ def draw_scale(rng: random.Random) -> Scale:
             snapshot_min=rng.choice([0, 3000, 1_000_000]),
         ),
         pace=Pace(
-            emit_s=rng.choice([3.0, 6.0, 10.0]),
-            everywhere_s=rng.choice([2.0, 10.0]),
-            checkpoint_s=rng.choice([5.0, 12.0, 25.0]),
+            emit_s=rng.choice([6.0, 11.0, 16.0]),
+            everywhere_s=rng.choice([6.0, 16.0]),
+            checkpoint_s=rng.choice([7.0, 14.0, 28.0]),
             prompt_s=rng.choice([0.4, 3.0]),
             snapshot_s=rng.choice([24 * 30.0, 24 * 120.0, 86_400.0]),
-            tick_s=rng.choice([2.0, 5.0, 10.0]),
+            tick_s=rng.choice([4.0, 9.0, 14.0]),
         ),
         sealed=rng.random() < 0.1,
     )

@@ -174,7 +174,7 @@ class World(Evidence):
                 break
             if self.loop.time() > deadline_s:
                 raise Broken("L7", f"after {deadline_s:.0f} s {self.judge.what_lacks()}")
-            await self._until(self.loop.time() + 4.0)
+            await self._until(self.loop.time() + 5.0)
         complete = not self.judge.stops
         if complete:
             await self._settle(deadline_s)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from simulation.bent import BENT
 from simulation.mutants import MUTANTS, Mutant, Verdict, mutated, table
+from simulation.world import tell
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -26,3 +28,10 @@ def test_the_table_tells_a_survivor_from_the_killed() -> None:
     said = table(verdicts)
     assert "SURVIVED" in said and "1 of 2 mutants killed" in said
     assert [verdict.killed for verdict in verdicts] == [True, False]
+
+
+@pytest.mark.parametrize("worlds", sorted({mutant.worlds for mutant in MUTANTS}))
+def test_unbroken_production_keeps_its_promises_wherever_mutants_are_hunted(worlds: str) -> None:
+    for seed in range(12):
+        ending = tell(seed, **BENT[worlds](seed))
+        assert ending.promise is None, f"seed {seed} of the {worlds} worlds: {ending.what}"
