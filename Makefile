@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 SEEDS ?= 2000
 SEED ?= 1
 
-.PHONY: run chaos test prove unit check format bench-recovery clean
+.PHONY: run chaos test prove unit check format bench bench-peers bench-recovery clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,8 @@ help:
 	@echo "make prove    SEEDS=2000 simulated stories, every crash point of small worlds, and production broken rule by rule"
 	@echo "make check    lint, types, the floors of the house, the Dockerfile"
 	@echo "make format   format the code"
+	@echo "make bench    the field on one core each, totals checked; writes bench/RESULTS.md (Linux, two cores, Java, Maven; an hour)"
+	@echo "              QUICK=1: some of it in two minutes. TRACE=<directory>: the Azure LLM inference trace, too"
 	@echo "make bench-recovery   a million keys restored, measured; writes bench/RESULTS.md (Linux, Java, Maven; minutes)"
 
 run: $(VENV)/.installed
@@ -44,6 +46,13 @@ check: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bench: $(VENV)/.installed-test bench-peers
+	$(BIN)/python -m bench.field $(if $(QUICK),--quick) $(if $(TRACE),--trace $(TRACE))
+
+# A peer that cannot be installed is left out of the field, and named there.
+bench-peers: $(VENV)/.installed-test
+	-$(BIN)/python -m bench.field.install
 
 bench-recovery: $(VENV)/.installed-test
 	$(BIN)/python -m bench.recovery

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,33 @@ class Cost:
 
 def cost(pid: int) -> Cost:
     """Of a process that still runs."""
-    # Field 2 is the program's name in brackets and may hold blanks; utime and stime are fields 14 and 15 (proc(5)).
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    ticks = int(fields[11]) + int(fields[12])
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    return Cost(ticks / os.sysconf("SC_CLK_TCK"), int(status["VmHWM"].split()[0]) * 1024 / 1e6)
+    return Cost(cpu_s(pid), int(status["VmHWM"].split()[0]) * 1024 / 1e6)
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process that still runs, all its threads."""
+    fields = _fields(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def cost_of_all(pids: Iterable[int]) -> Cost:
+    """Of processes that still run and everything they have started, what has ended among it too, added up."""
+    costs = [(pid, cost(pid)) for root in pids for pid in family(root)]
+    ended_s = sum((int(f[13]) + int(f[14])) / os.sysconf("SC_CLK_TCK") for f in (_fields(pid) for pid, _ in costs))
+    return Cost(sum(one.cpu_s for _, one in costs) + ended_s, sum(one.peak_mb for _, one in costs))
+
+
+def family(pid: int) -> list[int]:
+    """The process and those that descend from it and still run."""
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def _fields(pid: int) -> list[str]:
+    # Field 2 is the program's name in brackets and may hold blanks; utime and stime are fields 14 and 15, those of
+    # children that were waited for 16 and 17 (proc(5)).
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,0 +1,323 @@
+"""One contestant, measured: how fast, how soon a total can be seen, and what is right after it was killed.
+
+How fast:
+
+1. it starts on an empty topic and is given blocks of the input, more and more, until it takes them for WARM_S: not measured;
+2. it is frozen (SIGSTOP) while its backlog is written, so that the generator takes nothing from the broker it reads from;
+3. it goes on; its CPU time is read from then until everything is counted and committed. Wall time ends where it was last
+   busy, since commits come at intervals. Events per CPU-second count its own processes' time alone;
+4. events whose times lie behind every window let the windows close; then all totals are compared with the ledger.
+
+How soon: batches at an even rate, half of its own full speed; the last event of each is a probe. The time of all events
+of a batch is the time its sending began; they are visible when the probe's total is.
+
+After a kill: the backlog from its first record; SIGKILL when it has committed a third; started again; compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from bench.field.contestants import Contestant, Running, Where
+from bench.field.feeding import Feed
+from bench.field.inputs import BLOCK_EVENTS, Batch, Block, Input, closers, ledger, subject_for
+from bench.field.job import PARTITIONS, PROBE
+from bench.field.judge import Verdict, judge
+from schemas.errors import BrokerError
+
+WARM_S = 3.0
+STALLED_S = 60.0
+"""Give up when it does nothing for so long."""
+QUIET_S = 6.0
+"""Nothing new for so long after the last event: it has said what it has to say."""
+KILL_AT = 1 / 3
+_POLL_S = 0.25
+_SAMPLE_S = 0.05
+_BUSY = 0.3
+"""CPU-seconds per second; less is waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """events: how many were measured. wall_s, cpu_s, peak_mb: what they took; peak over the whole life."""
+
+    events: int
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    verdict: Verdict | None
+
+    @property
+    def per_cpu_s(self) -> float:
+        """Events per CPU-second of the contestant."""
+        return self.events / self.cpu_s
+
+    @property
+    def per_s(self) -> float:
+        """Events per second."""
+        return self.events / self.wall_s
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """From the sending of an event to its total being visible, seconds. rate: events per second.
+
+    unseen: probes that never were visible.
+    """
+
+    rate: float
+    p50_s: float
+    p99_s: float
+    probes: int
+    unseen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """killed_at: share that was committed then. back_s: from the restart until everything was counted."""
+
+    killed_at: float
+    back_s: float
+    events: int
+    verdict: Verdict
+
+
+async def speed(contestant: Contestant, where: Where, given: Input, feed: Feed, run_s: float, *, close: bool) -> Speed:
+    """How fast, for about `run_s` seconds or until the input is at its end. close: let the windows close, too."""
+    running = contestant.on(where)
+    course = _Course(running, feed, given)
+    try:
+        await running.prepare(feed)
+        await running.start()
+        await course.take(course.next(1))
+        blocks, wall_s, events = 1, 0.0, 0
+        while wall_s < WARM_S and course.left > 4 * blocks:
+            _, wall_s, events = await course.measured(course.next(blocks))
+            blocks *= 2
+        wanted = max(1, round(run_s * events / wall_s / BLOCK_EVENTS)) if wall_s else course.left
+        cpu_s, wall_s, events = await course.measured(course.next(wanted))
+        peak_mb = running.peak_mb()
+        verdict = await course.verdict(contestant, close=close and contestant.closes) if contestant.adds_up else None
+        return Speed(events, wall_s, cpu_s, peak_mb, verdict)
+    finally:
+        await running.stop()
+
+
+async def latency(
+    contestant: Contestant, where: Where, given: Input, feed: Feed, rate: float, warm_s: float
+) -> Latency:
+    """How soon, over the whole input at `rate` events per second; what was sent in the first `warm_s` does not count."""
+    running = contestant.on(where)
+    subjects = [subject_for(PROBE, partition) for partition in range(PARTITIONS)]
+    sent_s: dict[tuple[int, int], float] = {}
+    seen_s: dict[tuple[int, int], float] = {}
+    try:
+        await running.prepare(feed)
+        await running.start()
+        first, *rest = given.blocks
+        await feed.append(where.usage, first.batches)
+        await _until_all(running, feed, first.records, first.events)
+        done = [max((b.probe for b in first.batches if b.partition == p), default=0) for p in range(PARTITIONS)]
+        batches = [batch for block in rest for batch in block.batches]
+        expected = sum(batch.probe > 0 for batch in batches)
+
+        async def watch() -> None:
+            shown = dict(enumerate(done))
+            async for subject, count in running.watch(subjects):
+                now_s = time.monotonic()
+                partition = subjects.index(subject)
+                for number in range(shown[partition] + 1, count + 1):
+                    seen_s[partition, number] = now_s
+                shown[partition] = max(shown[partition], count)
+                if len(seen_s) >= expected:
+                    return
+
+        watching = asyncio.create_task(watch())
+        try:
+            began_s = await _paced(feed, where.usage, batches, sum(block.events for block in rest) / rate, sent_s)
+            await asyncio.wait({watching}, timeout=STALLED_S)
+            if watching.done():
+                watching.result()
+        finally:
+            watching.cancel()
+        running.check()
+        counted = {key: at for key, at in sent_s.items() if at - began_s >= warm_s}
+        waits = sorted(seen_s[key] - at for key, at in counted.items() if key in seen_s)
+        if not waits:
+            raise BrokerError(f"{contestant.title} has shown nothing of {len(counted)} probes")
+        unseen = len(counted) - len(waits)
+        return Latency(rate, quantile(waits, 0.5), quantile(waits, 0.99), len(counted), unseen)
+    finally:
+        await running.stop()
+
+
+async def crash(contestant: Contestant, where: Where, given: Input, feed: Feed, events: int, seed: int) -> Crash:
+    """What is right after a `kill -9` in the middle of so many events."""
+    running = contestant.on(where)
+    course = _Course(running, feed, given)
+    try:
+        await running.prepare(feed)
+        taken = course.next(max(2, events // BLOCK_EVENTS))
+        await course.write(taken)
+        await running.start()
+        share = await _until(running, feed, course, KILL_AT)
+        await asyncio.sleep(random.Random(seed).random())  # commits come at intervals: not always right behind one
+        share = max(share, await running.share(feed, course.records, course.events))
+        await running.kill()
+        began_s = time.monotonic()
+        await running.start()
+        await _until_all(running, feed, course.records, course.events)
+        back_s = time.monotonic() - began_s
+        return Crash(share, back_s, course.events, await course.verdict(contestant, close=contestant.closes))
+    finally:
+        await running.stop()
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The smallest of `ordered` that at least so many are not above (nearest rank)."""
+    return ordered[max(0, -int(-len(ordered) * share // 1) - 1)]
+
+
+def busy_until_s(samples: Sequence[tuple[float, float]]) -> float:
+    """The time of the last of (time, CPU time) samples up to which the quarter of a second before was busy."""
+    for late in range(len(samples) - 1, 0, -1):
+        early = max(0, late - round(0.25 / _SAMPLE_S))
+        span_s = samples[late][0] - samples[early][0]
+        if samples[late][1] - samples[early][1] >= _BUSY * span_s:
+            return samples[late][0]
+    return samples[-1][0]
+
+
+class _Course:
+    """The blocks of an input that one run has been given so far."""
+
+    def __init__(self, running: Running, feed: Feed, given: Input) -> None:
+        self._running = running
+        self._feed = feed
+        self._given = given
+        self.taken: list[Block] = []
+
+    @property
+    def left(self) -> int:
+        """Blocks that are left."""
+        return len(self._given.blocks) - len(self.taken)
+
+    @property
+    def records(self) -> int:
+        """Given so far."""
+        return sum(block.records for block in self.taken)
+
+    @property
+    def events(self) -> int:
+        """Given so far."""
+        return sum(block.events for block in self.taken)
+
+    def next(self, count: int) -> list[Block]:
+        """So many blocks further, or as many as there are."""
+        found = self._given.blocks[len(self.taken) : len(self.taken) + count]
+        assert found, f"the input {self._given.title!r} is too short"
+        return found
+
+    async def write(self, blocks: Sequence[Block]) -> None:
+        """Into the topic."""
+        self.taken.extend(blocks)
+        await self._feed.append(self._running.where.usage, [batch for block in blocks for batch in block.batches])
+
+    async def take(self, blocks: Sequence[Block]) -> None:
+        """Into the topic, and counted."""
+        await self.write(blocks)
+        await _until_all(self._running, self._feed, self.records, self.events)
+
+    async def measured(self, blocks: Sequence[Block]) -> tuple[float, float, int]:
+        """CPU and wall time of these blocks, and how many events they are."""
+        self._running.signal(signal.SIGSTOP)
+        await self.write(blocks)
+        began_s, began_cpu_s = time.monotonic(), self._running.cpu_s()
+        samples = [(began_s, began_cpu_s)]
+        self._running.signal(signal.SIGCONT)
+        sampling = asyncio.create_task(_sample(self._running, samples))
+        try:
+            await _until_all(self._running, self._feed, self.records, self.events)
+        finally:
+            sampling.cancel()
+        cpu_s = self._running.cpu_s() - began_cpu_s
+        return cpu_s, max(busy_until_s(samples) - began_s, _SAMPLE_S), sum(block.events for block in blocks)
+
+    async def verdict(self, contestant: Contestant, *, close: bool) -> Verdict:
+        """Let everything close, wait until nothing new is told, and compare."""
+        if close:
+            await self._feed.append(self._running.where.usage, closers(self._given))
+        expected = ledger(self._given, self.taken, retries_count=not contestant.deduplicates)
+        await _until_quiet(self._running, self._feed)
+        found = await self._running.totals()
+        return judge(expected, found, closing=close)
+
+
+async def _sample(running: Running, samples: list[tuple[float, float]]) -> None:
+    while True:
+        await asyncio.sleep(_SAMPLE_S)
+        samples.append((time.monotonic(), running.cpu_s()))
+
+
+async def _paced(
+    feed: Feed, topic: str, batches: Sequence[Batch], span_s: float, sent_s: dict[tuple[int, int], float]
+) -> float:
+    """Sends all batches evenly over `span_s`, several at a time but each partition in order; the time of the first."""
+    began_s = time.monotonic()
+    lanes: list[asyncio.Queue[Batch | None]] = [asyncio.Queue() for _ in range(PARTITIONS)]
+
+    async def lane(queue: asyncio.Queue[Batch | None]) -> None:
+        while (batch := await queue.get()) is not None:
+            await feed.send(topic, batch)
+
+    async with asyncio.TaskGroup() as all_:
+        for queue in lanes:
+            all_.create_task(lane(queue))
+        for number, batch in enumerate(batches):
+            await asyncio.sleep(max(0.0, began_s + number * span_s / len(batches) - time.monotonic()))
+            if batch.probe:
+                sent_s[batch.partition, batch.probe] = time.monotonic()
+            lanes[batch.partition].put_nowait(batch)
+        for queue in lanes:
+            queue.put_nowait(None)
+    return began_s
+
+
+async def _until(running: Running, feed: Feed, course: _Course, share: float) -> float:
+    return await _moving(running, lambda: running.share(feed, course.records, course.events), share)
+
+
+async def _until_all(running: Running, feed: Feed, records: int, events: int) -> None:
+    await _moving(running, lambda: running.share(feed, records, events), 1.0)
+
+
+async def _moving(running: Running, ask: Callable[[], Awaitable[float]], enough: float) -> float:
+    """Waits until it is enough. Raises BrokerError where the contestant ends, or neither moves nor works for STALLED_S."""
+    best, cpu_s, since_s = -1.0, running.cpu_s(), time.monotonic()
+    while True:
+        running.check()
+        share = await ask()
+        if share >= enough:
+            return share
+        now_s, spent_s = time.monotonic(), running.cpu_s()
+        if share > best or spent_s - cpu_s > 0.5 * STALLED_S:
+            best, cpu_s, since_s = max(best, share), spent_s, now_s
+        elif now_s - since_s > STALLED_S:
+            logs = "\n".join(child.tail() for child in running.children())
+            raise BrokerError(f"{share:.1%} counted, and nothing moves for {STALLED_S:.0f} s\n{logs}")
+        await asyncio.sleep(_POLL_S)
+
+
+async def _until_quiet(running: Running, feed: Feed) -> None:
+    told, since_s = -1, time.monotonic()
+    while time.monotonic() - since_s < QUIET_S:
+        running.check()
+        now = await running.told(feed)
+        if now != told:
+            told, since_s = now, time.monotonic()
+        await asyncio.sleep(_POLL_S)

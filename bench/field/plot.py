@@ -1,0 +1,64 @@
+"""Plots as SVG, written out: horizontal bars with their spread, on a logarithmic scale, legible on light and dark pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+_WIDTH, _LABEL, _RIGHT, _ROW, _TOP, _FOOT = 860, 260, 110, 26, 44, 30
+_FONT = "font-family='system-ui, sans-serif'"
+_INK, _GRID, _OURS, _OTHERS = "#777", "#7773", "#2f6fdb", "#9aa0a6"
+
+
+class Bar(NamedTuple):
+    """One row. least, most: its spread. ours: drawn in the colour of the house. text: what stands at its end."""
+
+    label: str
+    value: float
+    least: float
+    most: float
+    ours: bool
+    text: str
+
+
+def bars(title: str, rows: Sequence[Bar]) -> str:
+    """One SVG document. The axis runs over powers of ten around all spreads. Values are above 0; no rows, no axis."""
+    height = _TOP + _ROW * len(rows) + _FOOT
+    parts = [
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_WIDTH} {height}' role='img' "
+        f"aria-label='{escape(title, quote=True)}'>",
+        f"<text x='8' y='22' font-size='15' font-weight='600' fill='{_INK}' {_FONT}>{escape(title)}</text>",
+    ]
+    if rows:
+        low = math.floor(math.log10(min(row.least for row in rows)))
+        high = max(math.ceil(math.log10(max(row.most for row in rows))), low + 1)
+
+        def across(value: float) -> float:
+            return _LABEL + (_WIDTH - _LABEL - _RIGHT) * (math.log10(value) - low) / (high - low)
+
+        for power in range(low, high + 1):
+            x, bottom = across(10.0**power), height - _FOOT
+            parts.append(f"<line x1='{x:.1f}' y1='{_TOP - 8}' x2='{x:.1f}' y2='{bottom}' stroke='{_GRID}'/>")
+            parts.append(_text(x, bottom + 18, f"{10.0**power:,g}", "middle"))
+        for number, row in enumerate(rows):
+            parts += _row(row, _TOP + _ROW * number, across)
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _row(row: Bar, top: float, across: object) -> list[str]:
+    assert callable(across)
+    middle = top + _ROW / 2
+    begin, end, least, most = _LABEL, across(row.value), across(row.least), across(row.most)
+    colour = _OURS if row.ours else _OTHERS
+    return [
+        _text(_LABEL - 8, middle + 4, row.label, "end"),
+        f"<rect x='{begin}' y='{top + 5}' width='{max(1.0, end - begin):.1f}' height='{_ROW - 10}' fill='{colour}'/>",
+        f"<line x1='{least:.1f}' y1='{middle}' x2='{most:.1f}' y2='{middle}' stroke='{_INK}' stroke-width='2'/>",
+        _text(max(end, most) + 6, middle + 4, row.text, "start"),
+    ]
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f"<text x='{x:.1f}' y='{y:.1f}' font-size='12' fill='{_INK}' text-anchor='{anchor}' {_FONT}>{escape(text)}</text>"

@@ -1,0 +1,120 @@
+"""The section of `bench/RESULTS.md` says what was measured, what was missed and what was left out, and no more."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from bench import results
+from bench.field import plot
+from bench.field.bars import ENVELOPES, MILLION, ONE_K, bars
+from bench.field.contestants import FLOORS, PEERS
+from bench.field.judge import Verdict
+from bench.field.measure import Crash, Latency, Speed, busy_until_s, quantile
+from bench.field.meterline import MEMBERS, TWO_WORKERS
+from bench.field.records import Run, Runs
+from bench.field.report import Occasion, section, write_plots
+
+ALL = (*MEMBERS, TWO_WORKERS, *PEERS, *FLOORS)
+RIGHT = Verdict(1000, 0, 0, 0, 0, 0)
+OCCASION = Occasion("make bench", "2026-01-31", "a machine", "idle", ["meterline 1"], ["Faust: not installed"])
+
+
+def speed(per_cpu_s: float, verdict: Verdict | None = RIGHT) -> Speed:
+    return Speed(int(per_cpu_s * 10), 12.0, 10.0, 100.0, verdict)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    kept = Runs(tmp_path / "runs.jsonl")
+    for number, (ours, theirs) in enumerate([(30_000, 10_000), (20_000, 10_000), (44_000, 11_000)]):
+        kept.add(Run("meterline", ONE_K, number, "speed", speed(ours)))
+        kept.add(Run("kafka-streams", ONE_K, number, "speed", speed(theirs)))
+    kept.add(Run("meterline", MILLION, 0, "speed", speed(10_000)))
+    kept.add(Run("kafka-streams", ONE_K, 0, "crash", Crash(0.4, 9.0, 500_000, Verdict(1000, 0, 37, 0, 5, 0))))
+    kept.add(Run("meterline", ONE_K, 0, "crash", Crash(0.35, 9.0, 500_000, RIGHT)))
+    kept.add(Run("meterline", ONE_K, 0, "latency", Latency(15_000.0, 0.6, 1.2, 800, 0)))
+    kept.add(Run("flink", ONE_K, 0, "speed", None, "it ended"))
+    return kept
+
+
+def test_runs_are_the_same_when_read_back(runs: Runs, tmp_path: Path) -> None:
+    assert Runs.load(tmp_path / "runs.jsonl").runs == runs.runs
+
+
+def test_a_ratio_is_taken_within_a_round_and_its_spread_is_told(runs: Runs) -> None:
+    found = runs.ratio(("meterline", ONE_K), ("kafka-streams", ONE_K))
+    assert found is not None
+    assert (found.median, found.least, found.most) == (3.0, 2.0, 4.0)
+
+
+def test_a_bar_is_met_missed_or_not_measured(runs: Runs) -> None:
+    found = {bar.what: bar for bar in bars(runs)}
+    assert found["single records: Kafka Streams, in memory, without"].met is True
+    assert (
+        found["cost of an event, 1,000,000 keys over 1,000"].met is False
+    )  # 30,000 to 10,000 in the one round of both
+    assert found["single records: stock Faust"].met is None
+    assert found["single records: event to visible total, p99, at half speed"].met is True
+
+
+def test_a_probe_that_was_never_seen_leaves_the_bar_unmet(runs: Runs) -> None:
+    runs.add(Run("meterline", ONE_K, 0, "latency", Latency(15_000.0, 0.6, 1.2, 800, 1)))
+    found = {bar.what: bar for bar in bars(runs)}
+    assert found["single records: event to visible total, p99, at half speed"].met is None
+
+
+def test_the_section_holds_every_column_and_what_was_left_out(runs: Runs) -> None:
+    text = section(runs, ALL, OCCASION)
+    assert "- Faust: not installed" in text
+    assert "failed: it ended" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| Kafka Streams, in memory ") and "37" in line]
+    assert [cell.strip() for cell in row.split("|")[2:6]] == ["0", "37", "0", "5 of 1,000"]
+    assert "3.00x (2.00..4.00)" in text
+    assert "**not met**" in text
+    assert "not measured" in text
+
+
+def test_a_run_with_wrong_totals_is_not_called_right(runs: Runs) -> None:
+    runs.add(Run("meterline-envelopes", ENVELOPES, 0, "speed", speed(90_000, Verdict(1000, 3, 0, 0, 0, 0))))
+    assert "3 lost, 0 doubled" in section(runs, ALL, OCCASION)
+
+
+def test_the_other_sections_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "RESULTS.md")
+    results.write_section("Recovery", "what is there")
+    results.write_section("Field", "first\n\n### Bars\n\none")
+    results.write_section("Field", "second\n\n### Bars\n\ntwo")
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "what is there" in text
+    assert "second" in text
+    assert "first" not in text
+    assert text.count("## Field") == 1
+
+
+def test_plots_are_svg_and_a_longer_bar_is_a_larger_figure(runs: Runs, tmp_path: Path) -> None:
+    write_plots(runs, ALL, tmp_path / "plots")
+    for name in ("field-speed.svg", "field-latency.svg"):
+        ET.parse(tmp_path / "plots" / name)  # noqa: S314 - our own file
+    drawn = ET.fromstring(plot.bars("t", [_bar(100.0), _bar(1_000.0), _bar(2_000.0)]))  # noqa: S314
+    widths = [float(rect.attrib["width"]) for rect in drawn.iter("{http://www.w3.org/2000/svg}rect")]
+    assert widths == sorted(widths)
+    assert len(set(widths)) == 3
+
+
+def _bar(value: float) -> plot.Bar:
+    return plot.Bar("a < b", value, value, value, True, "x")
+
+
+def test_wall_time_ends_where_the_contestant_was_last_busy() -> None:
+    samples = [(n * 0.05, min(n * 0.05, 2.0)) for n in range(100)]  # works for two seconds, then waits for its commit
+    assert 2.0 <= busy_until_s(samples) <= 2.25
+    assert busy_until_s([(0.0, 0.0), (0.05, 0.0)]) == 0.05
+
+
+def test_a_quantile_is_one_of_the_values() -> None:
+    assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0
+    assert quantile([float(n) for n in range(1, 201)], 0.99) == 198.0
+    assert quantile([7.0], 0.99) == 7.0
