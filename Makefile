@@ -66,8 +66,8 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[local]"
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[local,test]"
+$(VENV)/.installed-test: pyproject.toml client/pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[local,test]" -e "./client[amqp,examples]"
 	@touch $@ $(VENV)/.installed
 
 clean:

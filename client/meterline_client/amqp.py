@@ -1,0 +1,108 @@
+"""Envelopes over AMQP, with azure-eventhub: the extra `amqp`. The partition is named, so it is the one Kafka would take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from azure.core.exceptions import AzureError
+from azure.eventhub import EventData, TransportType
+from azure.eventhub.aio import EventHubProducerClient
+from azure.eventhub.exceptions import AuthenticationError, EventHubError
+
+from meterline_client.errors import ConfigurationError, TransportError
+
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
+
+CONTENT_TYPE = "application/cloudevents-batch+json"
+"""A JSON array of CloudEvents (CloudEvents JSON format 1.0, §4)."""
+ROUTED = "meterline-routed"
+"""The property that says: the partition was chosen by the subject. AMQP has no Kafka key."""
+_ROUTED_CHARACTERS = 128
+
+
+class AmqpTransport:
+    """Give `connection_string`, or `namespace` (`name.servicebus.windows.net`) and `credential` (Entra ID).
+
+    websockets: port 443 instead of 5671. send_timeout_s: how long one attempt may take. Offsets are not told over AMQP.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        connection_string: str | None = None,
+        namespace: str | None = None,
+        credential: AsyncTokenCredential | None = None,
+        websockets: bool = False,
+        send_timeout_s: float = 60.0,
+    ) -> None:
+        self.topic = topic
+        self._send_timeout_s = send_timeout_s
+        transport = TransportType.AmqpOverWebsocket if websockets else TransportType.Amqp
+        # retry_total=0: attempts are ours, with the order of each partition in mind.
+        if connection_string is not None and namespace is None:
+            try:
+                self._client = EventHubProducerClient.from_connection_string(
+                    connection_string, eventhub_name=topic, retry_total=0, transport_type=transport
+                )
+            except ValueError:
+                raise ConfigurationError(
+                    "that is no Event Hubs connection string",
+                    hint="copy it from the namespace's Shared access policies, whole",
+                ) from None
+        elif connection_string is None and namespace is not None and credential is not None:
+            self._client = EventHubProducerClient(namespace, topic, credential, retry_total=0, transport_type=transport)
+        else:
+            raise ConfigurationError(
+                "no event hub is named, or two are", hint="give connection_string, or namespace and credential"
+            )
+
+    def __repr__(self) -> str:
+        return f"AmqpTransport({self.topic!r})"
+
+    async def open(self) -> int:
+        """Connect; how many partitions the event hub has. Raises ConfigurationError, or TransportError (retryable)."""
+        try:
+            return len(await self._client.get_partition_ids())
+        except AuthenticationError as error:
+            raise ConfigurationError(
+                f"event hub {self.topic!r}: the key was refused",
+                hint="copy the connection string again from the namespace's Shared access policies; it needs Send",
+            ) from error
+        except (AzureError, EventHubError) as error:
+            raise self._explained(error) from error
+
+    async def send(self, partition: int, key: bytes, value: bytes) -> int | None:
+        """Append one record. Raises TransportError."""
+        event = EventData(value)
+        event.content_type = CONTENT_TYPE
+        event.properties = {ROUTED: key.decode()[:_ROUTED_CHARACTERS]}
+        try:
+            batch = await self._client.create_batch(partition_id=str(partition))
+            batch.add(event)
+        except ValueError as error:
+            raise TransportError(
+                f"{self.topic}: a record of {len(value)} bytes is larger than the event hub takes: {error}",
+                retryable=False,
+                hint="an event larger than that has to be split by its sender",
+            ) from error
+        except (AzureError, EventHubError) as error:
+            raise self._explained(error) from error
+        try:
+            await self._client.send_batch(batch, timeout=self._send_timeout_s)
+        except (AzureError, EventHubError) as error:
+            raise self._explained(error) from error
+        return None
+
+    async def close(self) -> None:
+        """Give up what is on the road, and the connections."""
+        await self._client.close()
+
+    def _explained(self, error: Exception) -> TransportError:
+        message = getattr(error, "message", None) or str(error)
+        return TransportError(
+            f"event hub {self.topic!r}: {type(error).__name__}: {message}",
+            retryable=True,
+            hint="does the hub exist? check its name, the connection string, network and firewall",
+        )

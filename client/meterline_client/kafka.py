@@ -1,0 +1,177 @@
+"""Envelopes over Kafka: Apache Kafka, or the Kafka endpoint of Event Hubs (Standard and above).
+
+Client settings: Event Hubs' recommended ones (azure-docs, apache-kafka-configurations.md): Azure drops idle TCP after
+240 s, so metadata is refreshed and idle connections are closed at 180 s; requests may take 60 s, since Event Hubs
+throttles by delaying answers; no compression, which Event Hubs Standard refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaProducer, errors
+
+from meterline_client.connection import SASL_USERNAME, keep_keys_out_of_logs, parse_eventhubs
+from meterline_client.errors import ConfigurationError, TransportError
+
+log = logging.getLogger("meterline.client")
+
+METADATA_MAX_AGE_MS = 180_000
+CONNECTIONS_MAX_IDLE_MS = 180_000
+REQUEST_TIMEOUT_MS = 60_000
+STOP_S = 2.0
+"""How long aiokafka may take to end in order; it would wait as long as a request may take."""
+
+_FINAL = (
+    errors.MessageSizeTooLargeError,
+    errors.RecordTooLargeError,
+    errors.InvalidTopicError,
+    errors.InvalidRequiredAcksError,
+)
+"""What no later attempt mends. Authentication is not among them: keys are rotated, and events wait for the new one."""
+_CONFIGURATION = (
+    errors.SaslAuthenticationFailed,
+    errors.AuthenticationFailedError,
+    errors.UnsupportedSaslMechanismError,
+    errors.IllegalSaslStateError,
+    errors.TopicAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+)
+
+
+class KafkaTransport:
+    """Give `bootstrap` (a Kafka without authentication), or `connection_string` (Event Hubs, SASL_SSL).
+
+    ca_file: PEM of the authority that signed the broker's certificate, the system's otherwise. Every record is
+    acknowledged by all replicas (`acks=all`); aiokafka's own retries stay below ours, with the same bytes.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        bootstrap: str | None = None,
+        connection_string: str | None = None,
+        ca_file: str | None = None,
+        client_id: str = "meterline-client",
+        request_timeout_ms: int = REQUEST_TIMEOUT_MS,
+    ) -> None:
+        self.topic = topic
+        self._options = _options(bootstrap, connection_string, ca_file)
+        self._options["client_id"] = client_id
+        self._options["request_timeout_ms"] = request_timeout_ms
+        self._producer: AIOKafkaProducer | None = None
+
+    def __repr__(self) -> str:
+        return f"KafkaTransport({self.topic!r} at {self._options['bootstrap_servers']})"
+
+    async def open(self) -> int:
+        """Connect; how many partitions the topic has. Raises ConfigurationError, or TransportError (retryable)."""
+        producer = AIOKafkaProducer(
+            **self._options,
+            acks="all",
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            connections_max_idle_ms=CONNECTIONS_MAX_IDLE_MS,
+        )
+        try:
+            await producer.start()
+            # All topics, never by name: asking for a name creates it on a broker that may create topics by itself.
+            cluster = await producer.client.fetch_all_metadata()
+        except (TimeoutError, errors.KafkaError, OSError) as error:
+            await producer.stop()
+            raise self._explained(error) from error
+        partitions = cluster.partitions_for_topic(self.topic)
+        if not partitions:
+            await producer.stop()
+            raise ConfigurationError(
+                f"topic {self.topic!r} does not exist at {self._options['bootstrap_servers']}",
+                hint="create it beforehand, or correct its name",
+            )
+        self._producer = producer
+        return len(partitions)
+
+    async def send(self, partition: int, key: bytes, value: bytes) -> int | None:
+        """Append one record; its offset. Raises TransportError."""
+        assert self._producer is not None, "open first"
+        try:
+            acknowledged = await self._producer.send(self.topic, value, key=key, partition=partition)
+            return int((await acknowledged).offset)
+        except errors.KafkaError as error:
+            raise self._explained(error) from error
+        except (
+            AssertionError
+        ) as error:  # aiokafka's "Unrecognized partition": the metadata of a topic that was made anew
+            raise TransportError(
+                f"{self.topic} has no partition {partition} now",
+                retryable=True,
+                hint="was the topic made anew with fewer partitions? events keep the partition of their subject",
+            ) from error
+
+    async def close(self) -> None:
+        """Give up what is on the road, and the connections. Returns within seconds, whatever the broker does."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        stopping = asyncio.ensure_future(producer.stop())
+        await asyncio.wait({stopping}, timeout=STOP_S)
+        if stopping.done():
+            stopping.result()
+            return
+        # aiokafka has no end with a deadline: it waits until every request was answered or has timed out.
+        log.warning("%r does not answer; what was on the road may have arrived or not", self)
+        stopping.cancel()
+        await asyncio.wait({stopping})
+        await producer.client.close()
+        sender = producer._sender.sender_task
+        sender.cancel()
+        await asyncio.wait({sender}, timeout=STOP_S)
+
+    def _explained(self, error: BaseException) -> ConfigurationError | TransportError:
+        where = f"{self.topic} at {self._options['bootstrap_servers']}"
+        if isinstance(error, _CONFIGURATION) and self._producer is None:
+            return ConfigurationError(
+                f"{where}: {type(error).__name__}",
+                hint="copy the connection string again from the namespace's Shared access policies; it needs Send",
+            )
+        detail = f": {error}" if str(error) else ""
+        return TransportError(
+            f"{where}: {type(error).__name__}{detail}",
+            retryable=not isinstance(error, _FINAL),
+            hint="an event larger than the broker takes has to be split by its sender"
+            if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordTooLargeError)
+            else "is the broker running, the address right, the network open, the key valid?",
+        )
+
+
+def _options(bootstrap: str | None, connection_string: str | None, ca_file: str | None) -> dict[str, Any]:
+    if (bootstrap is None) == (connection_string is None):
+        raise ConfigurationError("no broker is named, or two are", hint="give bootstrap or connection_string")
+    if connection_string is None:
+        return {"bootstrap_servers": bootstrap, "security_protocol": "PLAINTEXT"}
+    keep_keys_out_of_logs()
+    connection = parse_eventhubs(connection_string)
+    options: dict[str, Any] = {
+        "bootstrap_servers": connection.bootstrap,
+        "security_protocol": "SASL_SSL" if connection.tls else "SASL_PLAINTEXT",
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": SASL_USERNAME,
+        "sasl_plain_password": connection.password,
+    }
+    if connection.tls:
+        options["ssl_context"] = _tls_context(ca_file)
+    return options
+
+
+def _tls_context(ca_file: str | None) -> ssl.SSLContext:
+    if ca_file is None:
+        return ssl.create_default_context()
+    if not Path(ca_file).is_file():
+        raise ConfigurationError(f"there is no file {ca_file}", hint="give the PEM file of the broker's authority")
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError as error:
+        raise ConfigurationError(f"{ca_file} holds no PEM certificate ({error.reason or error})") from None

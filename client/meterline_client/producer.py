@@ -1,0 +1,552 @@
+"""The producer: takes events, gives ids, packs, sends lane by lane, waits or spools where there is no room.
+
+What is where, and in which order it moves:
+
+1. `send` encodes the event, gives it the next id of its lane, and puts it into the lane's open envelope: in memory, or on
+   disk where memory is full or `durable` is set. Only then is it accepted. No room anywhere: it waits, or raises.
+2. A lane's envelope leaves when it is full, `linger_s` old, or when somebody waits for room or for a flush.
+3. It is tried until it is acknowledged, the same bytes to the same partition, before the next one of its lane leaves.
+4. Its outcome is told to every handle; only then are memory and disk given free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+import secrets
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from meterline_client.clock import Clock, SystemClock, sleep, wake
+from meterline_client.errors import (
+    Closed,
+    ConfigurationError,
+    DeliveryFailed,
+    EventRefused,
+    MeterlineClientError,
+    SpoolError,
+    SpoolFull,
+    StillSpooled,
+    TransportError,
+)
+from meterline_client.events import DATA, HEAD, Stamps, data_text, id_of, id_text, middle, milliseconds, source_text
+from meterline_client.hashing import partition_for
+from meterline_client.lane import Lane
+from meterline_client.outcomes import Failure, Sent
+from meterline_client.packing import EVENT_OVERHEAD_BYTES, Envelope
+from meterline_client.spool import Spool, sync
+from meterline_client.transport import Transport
+
+log = logging.getLogger("meterline.client")
+
+MAX_BYTES = 64 * 1024 * 1024
+LINGER_S = 0.05
+CLOSE_S = 30.0
+FSYNC_S = 1.0
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MOST_S = 10.0
+_NO_ROOM = "slow down, or set a spool_dir"
+_ROUTES = 65_536
+_RUN = re.compile(r"[A-Za-z0-9]{8,64}")
+
+
+class Ledger(NamedTuple):
+    """Events since the start. `accepted + recovered = delivered + failed + pending`, at any time."""
+
+    accepted: int
+    recovered: int
+    delivered: int
+    failed: int
+    pending: int
+
+
+class _Route(NamedTuple):
+    lane: Lane
+    key: bytes
+    middle: bytes
+
+
+class Producer:
+    """`async with Producer(transport, source) as producer: await producer.send(type, subject, data)`.
+
+    source: the CloudEvents source of every event; ids are unique within it. max_bytes: bounds the events in memory; one
+    envelope per partition, read back from the spool, comes on top. linger_s: how long an event may wait for company.
+
+    spool_dir: what does not fit into memory goes to this directory, and what an earlier producer left there is sent first.
+    One producer at a time. max_spool_bytes: its bound, None for as much as the disk takes. durable: every event is on disk
+    before `send` returns, so that a `kill -9` of this process loses none. fsync_s: how often the spool is synced, which
+    bounds what a loss of power costs; None: never.
+
+    delivery_timeout_s: after so long an envelope is given up, and its events have failed; None: it is tried for ever.
+    on_failure: called once for each event that failed. run: the first part of the ids, a fresh random one by default.
+    partitions: how many the topic has, if a start shall not wait for the broker; nothing is sent where it has another number.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        source: str,
+        *,
+        max_bytes: int = MAX_BYTES,
+        linger_s: float = LINGER_S,
+        spool_dir: str | Path | None = None,
+        max_spool_bytes: int | None = None,
+        durable: bool = False,
+        fsync_s: float | None = FSYNC_S,
+        delivery_timeout_s: float | None = None,
+        on_failure: Callable[[Failure], object] | None = None,
+        run: str | None = None,
+        partitions: int | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.run = secrets.token_hex(8) if run is None else run
+        if not _RUN.fullmatch(self.run):
+            raise ConfigurationError(f"{self.run!r} is no run", hint="8 to 64 letters and digits, never used before")
+        if durable and spool_dir is None:
+            raise ConfigurationError("durable needs a place on disk", hint="set spool_dir")
+        self.trouble: MeterlineClientError | None = None
+        """What stands in the way now: the last refusal of the broker, or of the disk. None: all is well."""
+        self._transport = transport
+        self._source = source_text(source)
+        self._max_bytes = max_bytes
+        self._linger_s = linger_s
+        self._durable = durable
+        self._fsync_s = fsync_s
+        self._delivery_timeout_s = delivery_timeout_s
+        self._on_failure = on_failure
+        self._clock: Clock = clock or SystemClock()
+        self._spool = (
+            Spool(Path(spool_dir), transport.topic, self.run, max_bytes=max_spool_bytes) if spool_dir else None
+        )
+        self._stamps = Stamps()
+        self._told_partitions = partitions
+        self._connected = asyncio.Event()
+        self._lanes: list[Lane] = []
+        self._routes: dict[tuple[str, str], _Route] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._turn_taken = False
+        self._line: deque[asyncio.Future[bool]] = deque()
+        self._freed: asyncio.Future[bool] | None = None
+        self._memory_bytes = 0
+        self._accepted = self._recovered = self._delivered = self._failed = self._pending = 0
+        self._unreported: list[DeliveryFailed] = []
+        self._open = False
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def partitions(self) -> int:
+        """How many the topic had at the start; subjects are spread over so many."""
+        return len(self._lanes)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the events in memory take, as `max_bytes` bounds it."""
+        return self._memory_bytes
+
+    @property
+    def spool_bytes(self) -> int:
+        """What the spool takes on disk."""
+        return self._spool.bytes if self._spool else 0
+
+    def ledger(self) -> Ledger:
+        """Where every event is that was ever accepted."""
+        ledger = Ledger(self._accepted, self._recovered, self._delivered, self._failed, self._pending)
+        assert self._accepted + self._recovered == self._delivered + self._failed + self._pending, ledger
+        return ledger
+
+    async def start(self) -> None:
+        """Read the spool, connect, begin to send. Raises ConfigurationError, SpoolError, TransportError."""
+        assert not self._open and not self._lanes, "a producer starts once"
+        left = self._spool.open() if self._spool else []
+        try:
+            partitions = self._told_partitions or await self._transport.open()
+            lanes = [Lane(partition, self.run) for partition in range(partitions)]
+            for envelope in left:
+                if envelope.partition >= partitions:
+                    topic = self._transport.topic
+                    raise ConfigurationError(
+                        f"the spool holds events for partition {envelope.partition} of {topic}, which has {partitions}",
+                        hint="was the topic made anew? events may only be repeated in the partition they were for",
+                    )
+                lanes[envelope.partition].recovered(envelope)
+        except BaseException:
+            await self._transport.close()
+            if self._spool:
+                self._spool.close()
+            raise
+        self._recovered = self._pending = sum(envelope.events for envelope in left)
+        if self._recovered:
+            log.info("%d events of an earlier producer are in the spool, and are sent first", self._recovered)
+        self._lanes = lanes
+        self._open = True
+        self._tasks = [asyncio.create_task(self._drive(lane)) for lane in lanes]
+        if self._told_partitions:
+            self._tasks.append(asyncio.create_task(self._connect(self._told_partitions)))
+        else:
+            self._connected.set()
+        if self._spool and self._fsync_s is not None:
+            self._tasks.append(asyncio.create_task(self._sync_often(self._spool, self._fsync_s)))
+
+    async def send(
+        self,
+        type: str,
+        subject: str,
+        data: object,
+        *,
+        time: datetime | int | None = None,
+        id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Sent:
+        """Accept one event; wait for room where there is none.
+
+        data: what orjson can encode; a Decimal becomes a text. time: when it was used, a datetime with time zone or
+        milliseconds since the epoch; now by default. id: the caller's own; one is given otherwise, and is best.
+        Raises SpoolFull after `timeout_s` (None: never), EventRefused, SpoolError, Closed; then it was not accepted.
+        """
+        time = self._clock.time_ms() if time is None else milliseconds(time)
+        deadline_s = None if timeout_s is None else self._clock.monotonic_s() + timeout_s
+        if not self._turn_taken:  # else whoever waits already comes first
+            try:
+                return self.try_send(type, subject, data, time=time, id=id)
+            except SpoolFull:
+                pass
+        await self._line_up(deadline_s)
+        try:
+            while True:
+                try:
+                    return self.try_send(type, subject, data, time=time, id=id)
+                except SpoolFull:
+                    if not await self._until_room(deadline_s):
+                        raise
+        finally:
+            self._next_turn()
+
+    def try_send(
+        self, type: str, subject: str, data: object, *, time: datetime | int | None = None, id: str | None = None
+    ) -> Sent:
+        """The same, at once or not at all. Raises SpoolFull where there is no room."""
+        if not self._open:
+            raise Closed("the producer is closed, or was not started")
+        route = self._routes.get((type, subject)) or self._route(type, subject)
+        lane = route.lane
+        stamp = self._stamps.text(self._clock.time_ms() if time is None else milliseconds(time))
+        if id is None:
+            number = lane.counter + 1
+            event = b'%b%d"%b%b%b%b}' % (lane.head, number, route.middle, stamp, DATA, data_text(data))
+        else:
+            number = lane.counter
+            event = b"%b%b%b%b%b%b}" % (HEAD, id_text(id), route.middle, stamp, DATA, data_text(data))
+        envelope, index = self._accept(lane, route.key, event)
+        lane.counter = number
+        self._accepted += 1
+        self._pending += 1
+        return Sent(envelope, index, number if id is None else id)
+
+    async def flush(self, timeout_s: float | None = None) -> None:
+        """Return when everything accepted before has its outcome.
+
+        Raises DeliveryFailed if any event has failed since the last flush, and TimeoutError after `timeout_s`.
+        """
+        await self._settled(timeout_s)
+        self._report()
+
+    async def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Accept nothing more, send what is left, and end. Idempotent.
+
+        What is not acknowledged after `timeout_s` stays in the spool, said in the log; without a spool it has failed.
+        Raises DeliveryFailed if any event has failed since the last flush.
+        """
+        if not self._open:
+            return
+        self._open = False
+        wake(self._freed, True)
+        try:
+            await self._settled(timeout_s)
+        except TimeoutError:
+            log.warning("%d events were not acknowledged within %g s", self._pending, timeout_s)
+        finally:
+            await self._end()
+        self._report()
+
+    # --- accepting -----------------------------------------------------------------------------------------------------
+
+    def _route(self, type: str, subject: str) -> _Route:
+        between = middle(self._source, type, subject)
+        key = subject.encode()
+        route = _Route(self._lanes[partition_for(key, len(self._lanes))], key, between)
+        if len(self._routes) >= _ROUTES:
+            self._routes.clear()
+        self._routes[type, subject] = route
+        return route
+
+    def _accept(self, lane: Lane, key: bytes, event: bytes) -> tuple[Envelope, int]:
+        size = len(event) + EVENT_OVERHEAD_BYTES
+        spool = self._spool
+        if not lane.stored and not self._durable and self._memory_bytes + size <= self._max_bytes:
+            placed = lane.keep(key, event)
+            self._memory_bytes += size
+        elif spool is not None and spool.has_room(size):
+            placed = lane.store(spool, key, event)
+        elif size > self._max_bytes and (spool is None or not spool.could_have_room(size)):
+            raise EventRefused(f"an event of {len(event)} bytes is larger than all of max_bytes and max_spool_bytes")
+        else:
+            raise SpoolFull(
+                f"no room: {self._memory_bytes} bytes of events wait in memory, {self.spool_bytes} on disk",
+                hint=f"{_NO_ROOM}; what stands in the way: {self.trouble or 'nothing but speed'}",
+            )
+        if placed[1] == 0:
+            lane.wake.set()  # the envelope before it is full
+            self._clock.call_later(self._linger_s, lambda: lane.due(placed[0]))
+        return placed
+
+    async def _line_up(self, deadline_s: float | None) -> None:
+        """Wait behind all who wait for room. Raises SpoolFull at the deadline."""
+        if self._turn_taken:
+            turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self._line.append(turn)
+            try:
+                if not await self._before(turn, deadline_s):
+                    raise SpoolFull("no room in time: others waited for it before", hint=_NO_ROOM)
+            except BaseException:
+                if turn in self._line:
+                    self._line.remove(turn)
+                elif not turn.cancelled() and turn.result():
+                    self._next_turn()  # it was given to us, and is the next one's
+                raise
+        self._turn_taken = True
+
+    def _next_turn(self) -> None:
+        self._turn_taken = False
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                self._turn_taken = True
+                turn.set_result(True)
+                return
+
+    async def _until_room(self, deadline_s: float | None) -> bool:
+        """Wait until something was given free, or the producer is closed; False at the deadline. For who has the turn."""
+        for lane in self._lanes:
+            lane.wake.set()  # nothing lingers while somebody waits
+        self._freed = asyncio.get_running_loop().create_future()
+        return await self._before(self._freed, deadline_s)
+
+    async def _before(self, waiting: asyncio.Future[bool], deadline_s: float | None) -> bool:
+        if deadline_s is None:
+            return await waiting
+        left_s = max(deadline_s - self._clock.monotonic_s(), 0.0)
+        timer = self._clock.call_later(left_s, lambda: wake(waiting, False))
+        try:
+            return await waiting
+        finally:
+            timer.cancel()
+
+    # --- sending -------------------------------------------------------------------------------------------------------
+
+    async def _drive(self, lane: Lane) -> None:
+        await self._connected.wait()
+        while True:
+            while not lane.ready(hurry=self._turn_taken):
+                lane.wake.clear()
+                await lane.wake.wait()
+            envelope = lane.take()
+            try:
+                offset = await self._deliver(envelope)
+            except MeterlineClientError as error:
+                self._settle(lane, envelope, None, error)
+            else:
+                self._settle(lane, envelope, offset, None)
+
+    async def _connect(self, told: int) -> None:
+        backoff_s = BACKOFF_FIRST_S
+        while True:
+            try:
+                found = await self._transport.open()
+                if found == told:
+                    break
+                await self._transport.close()
+                raise ConfigurationError(
+                    f"{self._transport.topic} has {found} partitions, not {told}",
+                    hint="correct `partitions`: a subject has its partition by their number",
+                )
+            except (ConfigurationError, TransportError) as error:
+                self.trouble = error
+                log.warning("not connected yet: %s", error)
+            await self._back_off(backoff_s)
+            backoff_s = min(2 * backoff_s, BACKOFF_MOST_S)
+        self.trouble = None
+        self._connected.set()
+
+    async def _back_off(self, backoff_s: float) -> None:
+        await sleep(self._clock, backoff_s * random.uniform(0.8, 1.2))
+
+    async def _deliver(self, envelope: Envelope) -> int | None:
+        """The envelope's offset. Raises the error after which it is given up."""
+        value = envelope.value()
+        started_s = self._clock.monotonic_s()
+        backoff_s = BACKOFF_FIRST_S
+        while True:
+            try:
+                offset = await self._transport.send(envelope.partition, envelope.key, value)
+            except TransportError as error:
+                self.trouble = error
+                waited_s = self._clock.monotonic_s() - started_s
+                if not error.retryable or (
+                    self._delivery_timeout_s is not None and waited_s >= self._delivery_timeout_s
+                ):
+                    raise
+                log.warning("partition %d, %d events, tried again: %s", envelope.partition, envelope.events, error)
+            except Exception as error:
+                log.exception(
+                    "partition %d: a defect of the transport, %d events fail", envelope.partition, envelope.events
+                )
+                raise TransportError(f"{type(error).__name__}: {error}", retryable=False) from error
+            else:
+                self.trouble = None
+                return offset
+            await self._back_off(backoff_s)
+            backoff_s = min(2 * backoff_s, BACKOFF_MOST_S)
+
+    def _settle(self, lane: Lane, envelope: Envelope, offset: int | None, error: MeterlineClientError | None) -> None:
+        if error is None:
+            self._delivered += envelope.events
+        else:
+            self._give_up(envelope, error)
+        self._pending -= envelope.events
+        self._memory_bytes -= envelope.memory_bytes
+        envelope.settle(offset, error)
+        lane.settled()
+        if envelope.span is not None:
+            try:
+                envelope.span.settled()
+            except OSError as failure:  # sent again by the next producer, and recognised by its ids
+                log.error("%s: cannot be removed from the spool: %s", failure.filename, failure.strerror)
+        wake(self._freed, True)
+
+    def _give_up(self, envelope: Envelope, error: MeterlineClientError) -> None:
+        self._failed += envelope.events
+        try:
+            events = envelope.parts()
+        except SpoolError as unreadable:
+            log.error("%d events for partition %d are lost: %s", envelope.events, envelope.partition, unreadable)
+            events = []
+        first = id_of(events[0]) if events else "?"
+        log.error(
+            "partition %d: %d events from %s on are given up: %s", envelope.partition, envelope.events, first, error
+        )
+        what = f"event {first} (partition {envelope.partition}) and {envelope.events - 1} more failed: {error.what}"
+        self._unreported.append(
+            DeliveryFailed(first, envelope.partition, what, events=envelope.events, hint=error.hint)
+        )
+        if self._on_failure is None:
+            return
+        for event in events:
+            try:
+                self._on_failure(Failure(id_of(event), envelope.partition, event, error))
+            except Exception:
+                log.exception("on_failure raised, for event %s", id_of(event))
+
+    def _report(self) -> None:
+        failed, self._unreported = self._unreported, []
+        if not failed:
+            return
+        first = failed[0]
+        events = sum(failure.events for failure in failed)
+        raise DeliveryFailed(
+            first.event_id, first.partition, f"{events} events failed; {first.what}", events=events, hint=first.hint
+        )
+
+    async def _sync_often(self, spool: Spool, every_s: float) -> None:
+        while True:
+            await sleep(self._clock, every_s)
+            try:
+                await asyncio.to_thread(sync, spool.unsynced())
+            except OSError as error:
+                self.trouble = SpoolError(f"the spool cannot be synced to disk: {error.strerror}")
+                log.error("%s", self.trouble)
+
+    # --- ending --------------------------------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            for lane in self._lanes:
+                self._put_away(lane)
+            await self._transport.close()
+        finally:
+            if self._spool:
+                self._spool.close()
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    def _put_away(self, lane: Lane) -> None:
+        """What is pending goes to disk, in order, or has failed."""
+        behind_memory = False
+        for envelope in list(lane.pending()):
+            if self._spool is not None and not envelope.on_disk:
+                try:
+                    self._write(self._spool, envelope, fresh=not behind_memory)
+                except SpoolError as error:
+                    log.error("%s", error)
+                behind_memory = True
+            else:
+                behind_memory = False
+            stays = envelope.on_disk
+            outcome: MeterlineClientError = StillSpooled("?", lane.partition)
+            if not stays:
+                outcome = TransportError("closed before the broker acknowledged it", retryable=False)
+                self._give_up(envelope, outcome)
+                self._pending -= envelope.events
+            envelope.settle(None, outcome)
+        if self._spool is not None and self._pending:
+            log.warning("partition %d: what is pending stays in the spool", lane.partition)
+
+    def _write(self, spool: Spool, envelope: Envelope, *, fresh: bool) -> None:
+        span = spool.span(envelope.partition, envelope.position, fresh=fresh)
+        try:
+            for event in envelope.parts():
+                span.append(envelope.key, event)
+        except SpoolError:
+            span.settled()
+            raise
+        self._memory_bytes -= envelope.memory_bytes
+        envelope.moved_to(span)
+
+    async def _settled(self, timeout_s: float | None) -> None:
+        """Return when everything that is pending now has its outcome. Raises TimeoutError."""
+        last = [envelope for lane in self._lanes if (envelope := lane.last) is not None]
+        for lane in self._lanes:
+            lane.seal()
+            lane.wake.set()
+        if not last:
+            return
+        waiting = asyncio.ensure_future(_all(last))
+        over = asyncio.ensure_future(sleep(self._clock, timeout_s)) if timeout_s is not None else None
+        try:
+            await asyncio.wait({waiting, over} if over else {waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise TimeoutError(f"{self._pending} events are not acknowledged after {timeout_s:g} s")
+        finally:
+            waiting.cancel()
+            if over:
+                over.cancel()
+
+
+async def _all(envelopes: list[Envelope]) -> None:
+    for envelope in envelopes:
+        if not envelope.settled:
+            await envelope.wait()

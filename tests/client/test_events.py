@@ -1,0 +1,109 @@
+"""An event on the wire: fixed order, exact time, and meterline reads every envelope at once, on its fast path."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meterline_client import EventRefused, Producer
+from meterline_client.events import Stamps, milliseconds
+from meterline_client.hashing import partition_for
+from schemas import events as wire
+from schemas import hashing
+from schemas.events import RawEvent, decode
+from schemas.times import format_rfc3339
+from tests.client.doubles import NOON_MS, SOURCE, TYPE, ManualClock, Recorder
+
+NAME = st.from_regex(r"\A\w[\w/:.@ -]{0,39}\Z")
+"""Subjects and types as people choose them. A control character behind a leading colon would need decode's second step."""
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+async def envelope(*events: tuple[str, str, Any], id: str | None = None) -> bytes:
+    recorder = Recorder(partitions=1)
+    async with Producer(recorder, SOURCE, run="run0run0", clock=ManualClock()) as producer:
+        for type, subject, data in events:
+            producer.try_send(type, subject, data, id=id)
+    (value,) = recorder.records[0]
+    return value
+
+
+async def test_the_attributes_stand_in_a_fixed_order_in_compact_json() -> None:
+    assert await envelope((TYPE, "acme", {"n": Decimal("1.50")})) == (
+        b'[{"specversion":"1.0","id":"run0run0-0-1","source":"//tests.meterline/client","type":"sample.request",'
+        b'"subject":"acme","time":"2026-01-31T12:00:00.123Z","data":{"n":"1.50"}}]'
+    )
+
+
+async def test_an_id_of_the_callers_own_is_kept() -> None:
+    (event,) = json.loads(await envelope((TYPE, "acme", 1), id='order "7"'))
+    assert event["id"] == 'order "7"'
+
+
+@given(st.lists(st.tuples(NAME, NAME, JSON), min_size=1, max_size=8))
+def test_meterline_reads_every_envelope_whole_on_its_fast_path(events: list[tuple[str, str, Any]]) -> None:
+    value = asyncio.run(envelope(*events))
+    slow = pytest.MonkeyPatch()
+    slow.setattr(wire, "_decode_each", lambda value: pytest.fail(f"the slow path was needed for {value!r}"))
+    try:
+        decoded = decode(value)
+    finally:
+        slow.undo()
+    found = [(e.type, e.subject, json.loads(bytes(e.data))) for e in decoded if isinstance(e, RawEvent)]
+    assert found == events
+    assert [e.id for e in decoded if isinstance(e, RawEvent)] == [f"run0run0-0-{n}" for n in range(1, len(events) + 1)]
+
+
+@given(st.integers(0, 253_402_300_799_999))
+def test_a_time_has_24_characters_and_is_meterlines_own(ms: int) -> None:
+    text = Stamps().text(ms).decode()
+    assert len(text) == 24
+    assert text == format_rfc3339(ms) or format_rfc3339(ms) == text.replace(".000Z", "Z")
+    assert datetime.fromisoformat(text) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+
+
+def test_a_time_with_a_zone_is_exact_and_one_without_is_refused() -> None:
+    noon = datetime(2026, 1, 31, 14, 0, 0, 123_999, tzinfo=timezone(timedelta(hours=2)))
+    assert milliseconds(noon) == NOON_MS
+    with pytest.raises(EventRefused, match="no time zone"):
+        milliseconds(noon.replace(tzinfo=None))
+
+
+@given(st.binary(max_size=64), st.integers(1, 2000))
+def test_the_partition_is_the_one_that_meterline_and_kafka_take(key: bytes, partitions: int) -> None:
+    assert partition_for(key, partitions) == (hashing.murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+@pytest.mark.parametrize(
+    ("type", "subject", "data", "said"),
+    [
+        (TYPE, "", 1, "1 to 512 bytes"),
+        (TYPE, "é" * 257, 1, "found 514"),
+        (TYPE, "\ud800", 1, "no valid text"),
+        ("", "acme", 1, "cannot be the type"),
+        ("meterline.tick", "acme", 1, "reserved"),
+        (TYPE, "acme", {1, 2}, "no JSON"),
+        (TYPE, "acme", Decimal("NaN"), "no JSON"),
+    ],
+)
+async def test_what_could_never_be_counted_is_refused_at_once(type: str, subject: str, data: Any, said: str) -> None:
+    recorder = Recorder()
+    async with Producer(recorder, SOURCE) as producer:
+        with pytest.raises(EventRefused, match=said):
+            await producer.send(type, subject, data)
+        assert producer.ledger().accepted == 0
+        sent = await producer.send(TYPE, "acme", 1)
+        assert sent.event_id.endswith("-1"), "a refused event takes no id"
