@@ -16,17 +16,15 @@ import logging
 import random
 import re
 import secrets
-from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from meterline_client.clock import Clock, SystemClock, sleep, wake
+from meterline_client.clock import Clock, SystemClock, sleep
 from meterline_client.errors import (
     Closed,
     ConfigurationError,
-    DeliveryFailed,
     EventRefused,
     MeterlineClientError,
     SpoolError,
@@ -34,13 +32,15 @@ from meterline_client.errors import (
     StillSpooled,
     TransportError,
 )
-from meterline_client.events import DATA, HEAD, Stamps, data_text, id_of, id_text, middle, milliseconds, source_text
+from meterline_client.events import DATA, HEAD, Stamps, data_text, id_text, middle, milliseconds, source_text
+from meterline_client.failures import Failures
 from meterline_client.hashing import partition_for
 from meterline_client.lane import Lane
 from meterline_client.outcomes import Failure, Sent
 from meterline_client.packing import EVENT_OVERHEAD_BYTES, Envelope
 from meterline_client.spool import Spool, sync
 from meterline_client.transport import Transport
+from meterline_client.turns import NO_ROOM, Turns
 
 log = logging.getLogger("meterline.client")
 
@@ -50,7 +50,6 @@ CLOSE_S = 30.0
 FSYNC_S = 1.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 10.0
-_NO_ROOM = "slow down, or set a spool_dir"
 _ROUTES = 65_536
 _RUN = re.compile(r"[A-Za-z0-9]{8,64}")
 
@@ -118,7 +117,6 @@ class Producer:
         self._durable = durable
         self._fsync_s = fsync_s
         self._delivery_timeout_s = delivery_timeout_s
-        self._on_failure = on_failure
         self._clock: Clock = clock or SystemClock()
         self._spool = (
             Spool(Path(spool_dir), transport.topic, self.run, max_bytes=max_spool_bytes) if spool_dir else None
@@ -129,12 +127,10 @@ class Producer:
         self._lanes: list[Lane] = []
         self._routes: dict[tuple[str, str], _Route] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._turn_taken = False
-        self._line: deque[asyncio.Future[bool]] = deque()
-        self._freed: asyncio.Future[bool] | None = None
+        self._turns = Turns(self._clock)
+        self._failures = Failures(on_failure)
         self._memory_bytes = 0
-        self._accepted = self._recovered = self._delivered = self._failed = self._pending = 0
-        self._unreported: list[DeliveryFailed] = []
+        self._accepted = self._recovered = self._delivered = self._pending = 0
         self._open = False
 
     async def __aenter__(self) -> Self:
@@ -161,8 +157,8 @@ class Producer:
 
     def ledger(self) -> Ledger:
         """Where every event is that was ever accepted."""
-        ledger = Ledger(self._accepted, self._recovered, self._delivered, self._failed, self._pending)
-        assert self._accepted + self._recovered == self._delivered + self._failed + self._pending, ledger
+        ledger = Ledger(self._accepted, self._recovered, self._delivered, self._failures.events, self._pending)
+        assert self._accepted + self._recovered == self._delivered + ledger.failed + self._pending, ledger
         return ledger
 
     async def start(self) -> None:
@@ -216,21 +212,23 @@ class Producer:
         """
         time = self._clock.time_ms() if time is None else milliseconds(time)
         deadline_s = None if timeout_s is None else self._clock.monotonic_s() + timeout_s
-        if not self._turn_taken:  # else whoever waits already comes first
+        if not self._turns.taken:  # else whoever waits already comes first
             try:
                 return self.try_send(type, subject, data, time=time, id=id)
             except SpoolFull:
                 pass
-        await self._line_up(deadline_s)
+        await self._turns.line_up(deadline_s)
         try:
             while True:
                 try:
                     return self.try_send(type, subject, data, time=time, id=id)
                 except SpoolFull:
-                    if not await self._until_room(deadline_s):
+                    for lane in self._lanes:
+                        lane.wake.set()  # nothing lingers while somebody waits
+                    if not await self._turns.until_freed(deadline_s):
                         raise
         finally:
-            self._next_turn()
+            self._turns.next()
 
     def try_send(
         self, type: str, subject: str, data: object, *, time: datetime | int | None = None, id: str | None = None
@@ -259,7 +257,7 @@ class Producer:
         Raises DeliveryFailed if any event has failed since the last flush, and TimeoutError after `timeout_s`.
         """
         await self._settled(timeout_s)
-        self._report()
+        self._failures.report()
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
         """Accept nothing more, send what is left, and end. Idempotent.
@@ -270,14 +268,14 @@ class Producer:
         if not self._open:
             return
         self._open = False
-        wake(self._freed, True)
+        self._turns.freed()
         try:
             await self._settled(timeout_s)
         except TimeoutError:
             log.warning("%d events were not acknowledged within %g s", self._pending, timeout_s)
         finally:
             await self._end()
-        self._report()
+        self._failures.report()
 
     # --- accepting -----------------------------------------------------------------------------------------------------
 
@@ -303,61 +301,19 @@ class Producer:
         else:
             raise SpoolFull(
                 f"no room: {self._memory_bytes} bytes of events wait in memory, {self.spool_bytes} on disk",
-                hint=f"{_NO_ROOM}; what stands in the way: {self.trouble or 'nothing but speed'}",
+                hint=f"{NO_ROOM}; what stands in the way: {self.trouble or 'nothing but speed'}",
             )
         if placed[1] == 0:
             lane.wake.set()  # the envelope before it is full
             self._clock.call_later(self._linger_s, lambda: lane.due(placed[0]))
         return placed
 
-    async def _line_up(self, deadline_s: float | None) -> None:
-        """Wait behind all who wait for room. Raises SpoolFull at the deadline."""
-        if self._turn_taken:
-            turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            self._line.append(turn)
-            try:
-                if not await self._before(turn, deadline_s):
-                    raise SpoolFull("no room in time: others waited for it before", hint=_NO_ROOM)
-            except BaseException:
-                if turn in self._line:
-                    self._line.remove(turn)
-                elif not turn.cancelled() and turn.result():
-                    self._next_turn()  # it was given to us, and is the next one's
-                raise
-        self._turn_taken = True
-
-    def _next_turn(self) -> None:
-        self._turn_taken = False
-        while self._line:
-            turn = self._line.popleft()
-            if not turn.done():
-                self._turn_taken = True
-                turn.set_result(True)
-                return
-
-    async def _until_room(self, deadline_s: float | None) -> bool:
-        """Wait until something was given free, or the producer is closed; False at the deadline. For who has the turn."""
-        for lane in self._lanes:
-            lane.wake.set()  # nothing lingers while somebody waits
-        self._freed = asyncio.get_running_loop().create_future()
-        return await self._before(self._freed, deadline_s)
-
-    async def _before(self, waiting: asyncio.Future[bool], deadline_s: float | None) -> bool:
-        if deadline_s is None:
-            return await waiting
-        left_s = max(deadline_s - self._clock.monotonic_s(), 0.0)
-        timer = self._clock.call_later(left_s, lambda: wake(waiting, False))
-        try:
-            return await waiting
-        finally:
-            timer.cancel()
-
     # --- sending -------------------------------------------------------------------------------------------------------
 
     async def _drive(self, lane: Lane) -> None:
         await self._connected.wait()
         while True:
-            while not lane.ready(hurry=self._turn_taken):
+            while not lane.ready(hurry=self._turns.taken):
                 lane.wake.clear()
                 await lane.wake.wait()
             envelope = lane.take()
@@ -422,7 +378,7 @@ class Producer:
         if error is None:
             self._delivered += envelope.events
         else:
-            self._give_up(envelope, error)
+            self._failures.add(envelope, error)
         self._pending -= envelope.events
         self._memory_bytes -= envelope.memory_bytes
         envelope.settle(offset, error)
@@ -432,40 +388,7 @@ class Producer:
                 envelope.span.settled()
             except OSError as failure:  # sent again by the next producer, and recognised by its ids
                 log.error("%s: cannot be removed from the spool: %s", failure.filename, failure.strerror)
-        wake(self._freed, True)
-
-    def _give_up(self, envelope: Envelope, error: MeterlineClientError) -> None:
-        self._failed += envelope.events
-        try:
-            events = envelope.parts()
-        except SpoolError as unreadable:
-            log.error("%d events for partition %d are lost: %s", envelope.events, envelope.partition, unreadable)
-            events = []
-        first = id_of(events[0]) if events else "?"
-        log.error(
-            "partition %d: %d events from %s on are given up: %s", envelope.partition, envelope.events, first, error
-        )
-        what = f"event {first} (partition {envelope.partition}) and {envelope.events - 1} more failed: {error.what}"
-        self._unreported.append(
-            DeliveryFailed(first, envelope.partition, what, events=envelope.events, hint=error.hint)
-        )
-        if self._on_failure is None:
-            return
-        for event in events:
-            try:
-                self._on_failure(Failure(id_of(event), envelope.partition, event, error))
-            except Exception:
-                log.exception("on_failure raised, for event %s", id_of(event))
-
-    def _report(self) -> None:
-        failed, self._unreported = self._unreported, []
-        if not failed:
-            return
-        first = failed[0]
-        events = sum(failure.events for failure in failed)
-        raise DeliveryFailed(
-            first.event_id, first.partition, f"{events} events failed; {first.what}", events=events, hint=first.hint
-        )
+        self._turns.freed()
 
     async def _sync_often(self, spool: Spool, every_s: float) -> None:
         while True:
@@ -509,7 +432,7 @@ class Producer:
             outcome: MeterlineClientError = StillSpooled("?", lane.partition)
             if not stays:
                 outcome = TransportError("closed before the broker acknowledged it", retryable=False)
-                self._give_up(envelope, outcome)
+                self._failures.add(envelope, outcome)
                 self._pending -= envelope.events
             envelope.settle(None, outcome)
         if self._spool is not None and self._pending:
