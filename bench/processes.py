@@ -30,9 +30,15 @@ def cpu_s(pid: int) -> float:
 
 def cost_of_all(pids: Iterable[int]) -> Cost:
     """Of processes that still run and everything they have started, what has ended among it too, added up."""
-    costs = [(pid, cost(pid)) for root in pids for pid in family(root)]
-    ended_s = sum((int(f[13]) + int(f[14])) / os.sysconf("SC_CLK_TCK") for f in (_fields(pid) for pid, _ in costs))
-    return Cost(sum(one.cpu_s for _, one in costs) + ended_s, sum(one.peak_mb for _, one in costs))
+    found = [pid for root in pids for pid in family(root)]
+    return Cost(cpu_of_all(found), sum(cost(pid).peak_mb for pid in found))
+
+
+def cpu_of_all(pids: Iterable[int]) -> float:
+    """The CPU time of the same, alone."""
+    found = {pid for root in pids for pid in family(root)}
+    ended_s = sum((int(f[13]) + int(f[14])) / os.sysconf("SC_CLK_TCK") for f in map(_fields, found))
+    return sum(map(cpu_s, found)) + ended_s
 
 
 def family(pid: int) -> list[int]:
@@ -40,7 +46,10 @@ def family(pid: int) -> list[int]:
     found = [pid]
     for parent in found:
         for task in Path(f"/proc/{parent}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
+            try:
+                found += [int(child) for child in (task / "children").read_text().split()]
+            except OSError:  # a thread that has ended since
+                continue
     return found
 
 

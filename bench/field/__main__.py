@@ -22,13 +22,14 @@ from pathlib import Path
 
 from bench.field import inputs
 from bench.field.bars import ENVELOPES, HUNDRED_K, MILLION, ONE_K
-from bench.field.contestants import FLOORS, PEERS, Contestant, Where
+from bench.field.contestants import Contestant, Where
 from bench.field.feeding import Feed
 from bench.field.inputs import Input
 from bench.field.install import installed
 from bench.field.job import PARTITIONS
 from bench.field.measure import Crash, Latency, Speed, crash, latency, speed
 from bench.field.meterline import MEMBERS, TWO_WORKERS
+from bench.field.peers import FLOORS, PEERS
 from bench.field.records import Run, Runs, Spread
 from bench.field.report import Occasion, section, write_plots
 from bench.results import busy, machine, today, write_section
@@ -40,6 +41,8 @@ TRACE = "Azure LLM inference trace 2023"
 _SEED = 20_231_116
 _KEYS = {ONE_K: 1_000, HUNDRED_K: 100_000, MILLION: 1_000_000}
 _TRACE_TIMES = 20
+_CLOSES_AFTER_S = 60.0
+"""How long after its first start a contestant closes windows that does so by the machine's clock, and twice what it counts."""
 _BATCH_S = 0.02
 """How much of an even flow one batch holds, for the time from event to total."""
 
@@ -136,11 +139,12 @@ class Field:
         return inputs.make(f"{TRACE}, x{_TRACE_TIMES}", names, draws, _SEED)
 
     async def _speed(self, member: Contestant, given: Input, *, close: bool) -> Speed:
-        return await speed(member, self._where(member), given, self._feed, self._plan.run_s, close=close)
+        return await speed(member, self._where(member, given), given, self._feed, self._plan.run_s, close=close)
 
     async def _crash(self, member: Contestant, given: Input, number: int) -> Crash:
         rate = self._rate(member, given)
-        return await crash(member, self._where(member), given, self._feed, int(rate * self._plan.run_s), number)
+        where = replace(self._where(member, given), closes_in_s=_CLOSES_AFTER_S + 2 * self._plan.run_s)
+        return await crash(member, where, given, self._feed, self._plan.run_s, rate, number)
 
     async def _latency(self, member: Contestant, given: Input) -> Latency:
         rate = self._rate(member, given) / 2
@@ -157,7 +161,8 @@ class Field:
             probes=True,
         )
         warm_s = self._plan.latency_s / 4
-        return await latency(member, self._where(member), flow, self._feed, rate, warm_s)
+        where = replace(self._where(member, flow), running_totals=True)
+        return await latency(member, where, flow, self._feed, rate, warm_s)
 
     def _rate(self, member: Contestant, given: Input) -> float:
         found = Spread.of(s.per_s for s in self._runs.speeds(member.name, given.title).values())
@@ -165,9 +170,10 @@ class Field:
             raise BrokerError("its speed is not known")
         return found.median
 
-    def _where(self, member: Contestant) -> Where:
+    def _where(self, member: Contestant, given: Input) -> Where:
         self._number += 1
-        return Where(self._bootstrap, self._directory, f"{member.name}-{self._number}", self._cores.measured)
+        name = f"{member.name}-{self._number}"
+        return Where(self._bootstrap, self._directory, name, self._cores.measured, given.end_ms)
 
     async def _try(
         self,

@@ -8,7 +8,6 @@ over HTTP instead. `settings` says where the way it is set up comes from; `remar
 from __future__ import annotations
 
 import shutil
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from bench.field import job
 from bench.field.feeding import Feed, follow, read
 from bench.field.inputs import Place
 from bench.field.judge import Found
-from bench.processes import cost_of_all
+from bench.processes import cost_of_all, cpu_of_all
 from local.process import Child, free_port
 from schemas.errors import BrokerError
 
@@ -32,12 +31,19 @@ ENVIRONMENTS = ROOT / ".cache" / "bench"
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where one run takes place. core: the contestant's, another than the broker's. name: new for each run."""
+    """Where one run takes place. core: the contestant's, another than the broker's. name: new for each run.
+
+    end_ms: the end of all windows. running_totals: they are wanted, if need be instead of closed windows. closes_in_s: when
+    a contestant that closes by the machine's clock is to do so.
+    """
 
     bootstrap: str
     directory: Path
     name: str
     core: int
+    end_ms: int
+    running_totals: bool = False
+    closes_in_s: float = 86_400.0
 
     @property
     def usage(self) -> str:
@@ -106,7 +112,7 @@ class Running(ABC):
 
     def cpu_s(self) -> float:
         """CPU time so far."""
-        return cost_of_all(child.pid for child in self.children()).cpu_s
+        return cpu_of_all(child.pid for child in self.children())
 
     def peak_mb(self) -> float:
         """The most memory so far."""
@@ -115,8 +121,13 @@ class Running(ABC):
 
 @dataclass(frozen=True)
 class Contestant(ABC):
-    """One row of the field. envelopes: reads arrays of events. deduplicates: by (source, id). closes: says which windows
-    are final. shows: how its running totals are seen; empty where it has none. totals: whether it adds up at all."""
+    """One row of the field.
+
+    settings: where the way it is set up comes from. remarks: what has to be known to read its figures. envelopes: reads
+    arrays of events. deduplicates: by (source, id). closes: by what it says that a window is final: "event time", "wall
+    clock" or "its end"; empty: never. batch: ends by itself at the end of the input. shows: how its running totals are
+    seen; empty where it has none. adds_up: whether it has totals at all.
+    """
 
     name: str
     title: str
@@ -124,10 +135,10 @@ class Contestant(ABC):
     remarks: str = ""
     envelopes: bool = False
     deduplicates: bool = False
-    closes: bool = True
+    closes: str = "event time"
+    batch: bool = False
     shows: str = ""
     adds_up: bool = True
-    start_s: float = 60.0
 
     @abstractmethod
     def lacks(self) -> str | None:
@@ -146,6 +157,7 @@ class Peer(Contestant):
     needs: tuple[tuple[str, str], ...] = ()
     """(a program or file, what to do where it is not there)."""
     environ: Mapping[str, str] = field(default_factory=dict)
+    running: type[PeerRunning] | None = None
 
     def lacks(self) -> str | None:
         """The first thing that is not there."""
@@ -156,7 +168,7 @@ class Peer(Contestant):
 
     def on(self, where: Where) -> Running:
         """Ready to start there."""
-        return PeerRunning(self, where)
+        return (self.running or PeerRunning)(self, where)
 
 
 class PeerRunning(Running):
@@ -166,28 +178,30 @@ class PeerRunning(Running):
         self.where = where
         state = where.directory / where.name
         state.mkdir(parents=True, exist_ok=True)
-        self._port = free_port()
-        self._peer = peer
+        self.port = free_port()
         environ = {
             job.BOOTSTRAP: where.bootstrap,
             job.USAGE: where.usage,
             job.OUT: where.out,
             job.GROUP: where.name,
             job.STATE: str(state),
-            job.PORT: str(self._port),
+            job.PORT: str(self.port),
+            job.RUNNING_TOTALS: str(where.running_totals).lower(),
+            job.END: str(where.end_ms / 1000),
+            job.CLOSES_IN: str(where.closes_in_s),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             **peer.environ,
         }
-        self._child = Child(peer.title, pinned(peer.command, where.core), log=state / "output.log", environ=environ)
+        self.child = Child(peer.title, pinned(peer.command, where.core), log=state / "output.log", environ=environ)
 
     def children(self) -> Sequence[Child]:
         """One."""
-        return [self._child]
+        return [self.child]
 
     async def start(self) -> None:
         """Start the process."""
-        await self._child.start()
+        await self.child.start()
 
     async def share(self, feed: Feed, records: int, events: int) -> float:
         """What its group has committed."""
@@ -220,49 +234,3 @@ class PeerRunning(Running):
 def pinned(command: Sequence[str], core: int) -> list[str]:
     """The command, on one core."""
     return ["taskset", "-c", str(core), *command]
-
-
-def _floor(mode: str, title: str, *, envelopes: bool) -> Peer:
-    return Peer(
-        name=f"floor-{mode}" + ("-envelopes" if envelopes else ""),
-        title=title + (", envelopes" if envelopes else ""),
-        settings="aiokafka `getmany`, 4 MB a partition, as meterline's own consumer; msgspec, typed, exact decimals",
-        envelopes=envelopes,
-        closes=False,
-        adds_up=False,
-        command=(sys.executable, "-m", "bench.field.floor", mode),
-    )
-
-
-def _streams(name: str, title: str, store: str, *, deduplicates: bool) -> Peer:
-    jars = ENVIRONMENTS / "streams"
-    return Peer(
-        name=name,
-        title=title,
-        settings="Kafka Streams 4.1 developer guide: `aggregate` on `TimeWindows.ofSizeAndGrace`, record cache 64 MB and "
-        "`commit.interval.ms` 1 s for fresh running totals (memory-mgmt), `suppress(untilWindowCloses)` for the final ones"
-        + ("; ids in a `KeyValueStore` of its own, changelog on" if deduplicates else ""),
-        deduplicates=deduplicates,
-        shows="output topic, at each commit",
-        command=_java(jars, "bench.Streams"),
-        needs=(("java", "Java 17"), (str(jars / "complete"), "its classes: make bench-peers")),
-        environ={"BENCH_STORE": store, "BENCH_DEDUPE": str(deduplicates).lower()},
-    )
-
-
-def _java(directory: Path, main: str) -> tuple[str, ...]:
-    return "java", "-Xmx4g", "-cp", f"{directory}/*", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", main
-
-
-FLOORS = (
-    _floor("fetch", "floor: fetch", envelopes=False),
-    _floor("decode", "floor: fetch and decode", envelopes=False),
-    _floor("fetch", "floor: fetch", envelopes=True),
-    _floor("decode", "floor: fetch and decode", envelopes=True),
-)
-PEERS = (
-    _streams("kafka-streams", "Kafka Streams, in memory", "memory", deduplicates=False),
-    _streams("kafka-streams-rocksdb", "Kafka Streams, RocksDB", "rocksdb", deduplicates=False),
-    _streams("kafka-streams-dedupe", "Kafka Streams, in memory, dedupe", "memory", deduplicates=True),
-    _streams("kafka-streams-rocksdb-dedupe", "Kafka Streams, RocksDB, dedupe", "rocksdb", deduplicates=True),
-)

@@ -66,7 +66,9 @@ class Feed:
         await self._led(topic)
         flying: set[asyncio.Task[None]] = set()
         waiting: dict[int, bytes] = {}
-        for batch in batches:
+        if batches:
+            await self._first(topic, batches[0])
+        for batch in batches[1:]:
             if batch.partition in waiting or sum(map(len, waiting.values())) + len(batch.data) > _REQUEST_BYTES:
                 flying = await self._launch(topic, waiting, flying)
                 waiting = {}
@@ -101,8 +103,21 @@ class Feed:
             if None not in leaders and -1 not in leaders:
                 return
             await self._client.set_topics([topic])
+            await self._client.force_metadata_update()
             await asyncio.sleep(0.05)
         raise BrokerError(f"topic {topic!r} has no leaders after 30 s")
+
+    async def _first(self, topic: str, batch: Batch) -> None:
+        """Alone, since a leader that metadata tells of may not know of it yet: then this is asked for again, and nothing
+        overtakes it."""
+        for _ in range(100):
+            try:
+                return await self._produce(topic, {batch.partition: batch.data})
+            except BrokerError as error:
+                if errors.NotLeaderForPartitionError.__name__ not in str(error):
+                    raise
+            await asyncio.sleep(0.1)
+        raise BrokerError(f"{topic}[{batch.partition}] has had no leader for 10 s")
 
     async def _launch(
         self, topic: str, waiting: dict[int, bytes], flying: set[asyncio.Task[None]]

@@ -15,8 +15,8 @@ from pathlib import Path
 from bench.field.contestants import ENVIRONMENTS, ROOT
 from schemas.errors import ConfigurationError, MeterlineError
 
-JAVA = ("streams",)
-PYTHON: tuple[str, ...] = ()
+JAVA = ("streams", "flink")
+PYTHON = ("faust", "quix", "bytewax")
 _PACKAGES = "lib/python*/site-packages/"
 _VERSIONS = {
     "streams": ("kafka-streams-*.jar", "Kafka Streams"),

@@ -4,24 +4,28 @@ How fast:
 
 1. it starts on an empty topic and is given blocks of the input, more and more, until it takes them for WARM_S: not measured;
 2. it is frozen (SIGSTOP) while its backlog is written, so that the generator takes nothing from the broker it reads from;
-3. it goes on; its CPU time is read from then until everything is counted and committed. Wall time ends where it was last
-   busy, since commits come at intervals. Events per CPU-second count its own processes' time alone;
+3. it goes on; its CPU time is read from then until everything is counted and committed. Wall time is how
+   long it worked (`busy_for_s`). Events per CPU-second count its own processes' time alone;
 4. events whose times lie behind every window let the windows close; then all totals are compared with the ledger.
 
 How soon: batches at an even rate, half of its own full speed; the last event of each is a probe. The time of all events
 of a batch is the time its sending began; they are visible when the probe's total is.
 
 After a kill: the backlog from its first record; SIGKILL when it has committed a third; started again; compared.
+
+A contestant that reads to the end of its topic and ends is started twice: what it takes for one block is taken off from
+what it takes for that block and its backlog. Nobody sees how far it is, so it is killed by the clock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.field.contestants import Contestant, Running, Where
 from bench.field.feeding import Feed
@@ -36,10 +40,13 @@ STALLED_S = 60.0
 QUIET_S = 6.0
 """Nothing new for so long after the last event: it has said what it has to say."""
 KILL_AT = 1 / 3
+BATCH_START_S = 2.0
+"""Until a contestant that ends by itself has begun to read, about."""
+CLEANED_S = 45.0
+"""Faust looks for windows that have expired every 30 s (`table_cleanup_interval`)."""
 _POLL_S = 0.25
 _SAMPLE_S = 0.05
-_BUSY = 0.3
-"""CPU-seconds per second; less is waiting."""
+_MOST = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,8 @@ class Crash:
 
 async def speed(contestant: Contestant, where: Where, given: Input, feed: Feed, run_s: float, *, close: bool) -> Speed:
     """How fast, for about `run_s` seconds or until the input is at its end. close: let the windows close, too."""
+    if contestant.batch:
+        return await _batch_speed(contestant, where, given, feed, run_s)
     running = contestant.on(where)
     course = _Course(running, feed, given)
     try:
@@ -102,8 +111,41 @@ async def speed(contestant: Contestant, where: Where, given: Input, feed: Feed, 
         wanted = max(1, round(run_s * events / wall_s / BLOCK_EVENTS)) if wall_s else course.left
         cpu_s, wall_s, events = await course.measured(course.next(wanted))
         peak_mb = running.peak_mb()
-        verdict = await course.verdict(contestant, close=close and contestant.closes) if contestant.adds_up else None
+        closing = close and contestant.closes == "event time"
+        verdict = await course.verdict(contestant, close=closing) if contestant.adds_up else None
         return Speed(events, wall_s, cpu_s, peak_mb, verdict)
+    finally:
+        await running.stop()
+
+
+async def _batch_speed(contestant: Contestant, where: Where, given: Input, feed: Feed, run_s: float) -> Speed:
+    few = await _batch(contestant, replace(where, name=f"{where.name}-start"), given, feed, 1)
+    more = await _batch(contestant, replace(where, name=f"{where.name}-guess"), given, feed, 1 + 4)
+    blocks = max(8, round(run_s * 4 / max(more.wall_s - few.wall_s, _SAMPLE_S)))
+    all_ = await _batch(contestant, where, given, feed, 1 + blocks)
+    cpu_s, wall_s = all_.cpu_s - few.cpu_s, all_.wall_s - few.wall_s
+    return Speed(all_.events - few.events, wall_s, cpu_s, all_.peak_mb, all_.verdict)
+
+
+async def _batch(contestant: Contestant, where: Where, given: Input, feed: Feed, blocks: int) -> Speed:
+    running = contestant.on(where)
+    course = _Course(running, feed, given)
+    try:
+        await running.prepare(feed)
+        await course.write(course.next(blocks))
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        began_s, peak_mb = time.monotonic(), 0.0
+        await running.start()
+        while running.children():
+            try:
+                peak_mb = max(peak_mb, running.peak_mb())
+            except (OSError, KeyError):  # it has ended since: nothing to read any more, or nothing of its memory
+                pass
+            await asyncio.sleep(_SAMPLE_S)
+        running.check()
+        wall_s, after = time.monotonic() - began_s, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return Speed(course.events, wall_s, cpu_s, peak_mb, await course.verdict(contestant, close=True))
     finally:
         await running.stop()
 
@@ -156,24 +198,34 @@ async def latency(
         await running.stop()
 
 
-async def crash(contestant: Contestant, where: Where, given: Input, feed: Feed, events: int, seed: int) -> Crash:
-    """What is right after a `kill -9` in the middle of so many events."""
+async def crash(
+    contestant: Contestant, where: Where, given: Input, feed: Feed, lasts_s: float, rate: float, seed: int
+) -> Crash:
+    """What is right after a `kill -9` in the middle of a backlog that lasts so long at this rate, events per second."""
     running = contestant.on(where)
     course = _Course(running, feed, given)
     try:
         await running.prepare(feed)
-        taken = course.next(max(2, events // BLOCK_EVENTS))
+        taken = course.next(max(2, int(lasts_s * rate) // BLOCK_EVENTS))
         await course.write(taken)
         await running.start()
-        share = await _until(running, feed, course, KILL_AT)
-        await asyncio.sleep(random.Random(seed).random())  # commits come at intervals: not always right behind one
-        share = max(share, await running.share(feed, course.records, course.events))
+        closing_s = time.monotonic() + where.closes_in_s
+        if contestant.batch:
+            await asyncio.sleep(BATCH_START_S + KILL_AT * lasts_s)
+            running.check()
+            share = KILL_AT
+        else:
+            share = await _until(running, feed, course, KILL_AT)
+            await asyncio.sleep(random.Random(seed).random())  # commits come at intervals: not always right behind one
+            share = max(share, await running.share(feed, course.records, course.events))
         await running.kill()
         began_s = time.monotonic()
         await running.start()
         await _until_all(running, feed, course.records, course.events)
         back_s = time.monotonic() - began_s
-        return Crash(share, back_s, course.events, await course.verdict(contestant, close=contestant.closes))
+        if contestant.closes == "wall clock":
+            await asyncio.sleep(max(0.0, closing_s + CLEANED_S - time.monotonic()))
+        return Crash(share, back_s, course.events, await course.verdict(contestant, close=bool(contestant.closes)))
     finally:
         await running.stop()
 
@@ -183,14 +235,15 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[max(0, -int(-len(ordered) * share // 1) - 1)]
 
 
-def busy_until_s(samples: Sequence[tuple[float, float]]) -> float:
-    """The time of the last of (time, CPU time) samples up to which the quarter of a second before was busy."""
-    for late in range(len(samples) - 1, 0, -1):
-        early = max(0, late - round(0.25 / _SAMPLE_S))
-        span_s = samples[late][0] - samples[early][0]
-        if samples[late][1] - samples[early][1] >= _BUSY * span_s:
-            return samples[late][0]
-    return samples[-1][0]
+def busy_for_s(samples: Sequence[tuple[float, float]]) -> float:
+    """How long it worked, of (time, CPU time) samples: until it had spent 95 % of its CPU time, and a twentieth more.
+
+    Not until the last sample: commits come at intervals, so the end of the work is seen late; and not until it was last
+    busy at all: a checkpoint of its own may come seconds after.
+    """
+    (began_s, began_cpu_s), (_, end_cpu_s) = samples[0], samples[-1]
+    enough_s = began_cpu_s + _MOST * (end_cpu_s - began_cpu_s)
+    return next(at_s - began_s for at_s, cpu_s in samples if cpu_s >= enough_s) / _MOST
 
 
 class _Course:
@@ -245,12 +298,13 @@ class _Course:
             await _until_all(self._running, self._feed, self.records, self.events)
         finally:
             sampling.cancel()
-        cpu_s = self._running.cpu_s() - began_cpu_s
-        return cpu_s, max(busy_until_s(samples) - began_s, _SAMPLE_S), sum(block.events for block in blocks)
+        samples.append((time.monotonic(), self._running.cpu_s()))
+        cpu_s = samples[-1][1] - began_cpu_s
+        return cpu_s, max(busy_for_s(samples), _SAMPLE_S), sum(block.events for block in blocks)
 
     async def verdict(self, contestant: Contestant, *, close: bool) -> Verdict:
         """Let everything close, wait until nothing new is told, and compare."""
-        if close:
+        if close and contestant.closes == "event time":
             await self._feed.append(self._running.where.usage, closers(self._given))
         expected = ledger(self._given, self.taken, retries_count=not contestant.deduplicates)
         await _until_quiet(self._running, self._feed)
