@@ -78,7 +78,7 @@ class Lane:
 
     def ready(self, *, hurry: bool) -> bool:
         """Whether the first envelope should leave now: it is full, has waited long enough, or there is a hurry."""
-        if not self._queue or self.on_road is not None:
+        if not self._queue:
             return False
         first = self._queue[0]
         return hurry or first is not self._open or first.due

@@ -63,12 +63,16 @@ async def settled() -> None:
 
 
 class Recorder:
-    """A transport in memory. `away`: while set, every send is refused (retryable). `refuse`: partitions refused for good."""
+    """A transport in memory. `away`: while set, every send is refused (retryable). `refuse`: partitions refused for good.
+
+    `takes`: so many records more, then it is away.
+    """
 
     def __init__(self, partitions: int = 2, topic: str = "usage") -> None:
         self.topic = topic
         self.partitions = partitions
         self.away = False
+        self.takes: int | None = None
         self.refuse: set[int] = set()
         self.records: dict[int, list[bytes]] = defaultdict(list)
         self.keys: dict[int, list[bytes]] = defaultdict(list)
@@ -85,6 +89,9 @@ class Recorder:
             raise TransportError("too large", retryable=False)
         if self.away:
             raise TransportError("away", retryable=True)
+        if self.takes is not None:
+            self.takes -= 1
+            self.away = not self.takes
         self.records[partition].append(value)
         self.keys[partition].append(key)
         return len(self.records[partition]) - 1

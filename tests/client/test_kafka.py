@@ -13,6 +13,7 @@ import pytest
 from local.broker import Broker
 from local.process import free_port
 from meterline_client import ConfigurationError, KafkaTransport, Producer, StillSpooled, TransportError
+from meterline_client.connection import parse_eventhubs
 from meterline_client.packing import ENVELOPE_BYTES
 from schemas import events as wire
 from schemas.events import RawEvent, decode
@@ -187,3 +188,5 @@ def test_a_connection_string_that_lacks_a_part_is_named_without_its_secret() -> 
     with pytest.raises(ConfigurationError, match="lacks SharedAccessKeyName") as raised:
         KafkaTransport("usage", connection_string="Endpoint=sb://x/;SharedAccessKey=c2VjcmV0")
     assert "c2VjcmV0" not in str(raised.value)
+    whole = "Endpoint=sb://x/;SharedAccessKeyName=n;SharedAccessKey=c2VjcmV0"
+    assert "c2VjcmV0" not in repr(parse_eventhubs(whole)) and parse_eventhubs(whole).bootstrap == "x:9093"

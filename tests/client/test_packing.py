@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meterline_client import Producer
 from meterline_client.hashing import partition_for
-from meterline_client.packing import ENVELOPE_BYTES
+from meterline_client.packing import ENVELOPE_BYTES, Envelope
 from tests.client.doubles import SOURCE, TYPE, ManualClock, Recorder, counters
 
 SIZES = st.one_of(st.integers(0, 400), st.integers(15_000, 33_000), st.just(63_700), st.integers(63_500, 64_500))
@@ -50,6 +50,14 @@ async def test_an_envelope_is_filled_before_it_leaves() -> None:
             producer.try_send(TYPE, "acme", {"pad": "x" * 100})
     first, *_ = recorder.records[0]
     assert ENVELOPE_BYTES - 300 < len(first) <= ENVELOPE_BYTES
+
+
+def test_the_bound_of_an_envelope_is_exact() -> None:
+    envelope = Envelope(0, b"acme")
+    envelope.add(b"x" * (ENVELOPE_BYTES - 10))
+    assert envelope.fits(b"y" * 7) and not envelope.fits(b"y" * 8)
+    envelope.add(b"y" * 7)
+    assert len(envelope.value()) == envelope.size == ENVELOPE_BYTES
 
 
 async def test_an_event_larger_than_an_envelope_goes_alone_as_it_is() -> None:

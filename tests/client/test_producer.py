@@ -18,6 +18,7 @@ from meterline_client import (
     SpoolFull,
     TransportError,
 )
+from meterline_client.turns import Turns
 from tests.client.doubles import SOURCE, TYPE, ManualClock, Recorder, counters, settled
 
 PAD = "x" * 900
@@ -155,11 +156,27 @@ async def test_waiting_for_room_can_end_at_a_deadline_or_be_cancelled_and_takes_
     assert counters(recorder.events(0)) == [1, 2]
 
 
+async def test_a_turn_that_is_given_to_a_cancelled_caller_is_the_next_ones() -> None:
+    turns = Turns(ManualClock())
+    await turns.line_up(None)
+    first = asyncio.create_task(turns.line_up(None))
+    second = asyncio.create_task(turns.line_up(None))
+    await settled()
+    turns.next()
+    first.cancel()
+    await settled()
+    assert first.cancelled() and second.done() and turns.taken
+    turns.next()
+    assert not turns.taken
+
+
 async def test_nobody_lingers_while_somebody_waits_for_room() -> None:
     recorder, clock = Recorder(8), ManualClock()
     async with Producer(recorder, SOURCE, max_bytes=5000, linger_s=3600, clock=clock) as producer:
         for number in range(100):
-            await producer.send(TYPE, f"subject-{number}", PAD)
+            sending = asyncio.create_task(producer.send(TYPE, f"subject-{number}", PAD))
+            await settled()
+            assert sending.done()
     assert len(recorder.all_events()) == 100
 
 

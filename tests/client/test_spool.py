@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -87,6 +88,45 @@ async def test_the_next_producer_sends_what_is_left_first_with_the_same_ids_to_t
         assert found[: len(old)] == old, "the old ones first"
         assert counters(old) == [*range(1, len(old) + 1)]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+async def test_what_several_producers_left_leaves_in_the_order_of_their_lives(tmp_path: Path) -> None:
+    recorder, clock = Recorder(1), ManualClock()
+    recorder.away = True
+    for number, run in enumerate(["zzzzzzzz", "mmmmmmmm", "aaaaaaaa"]):
+        producer = Producer(recorder, SOURCE, spool_dir=tmp_path, run=run, clock=clock)
+        await producer.start()
+        await producer.send(TYPE, "a", number)
+        await closed(producer, clock)
+    recorder.away = False
+    async with Producer(recorder, SOURCE, spool_dir=tmp_path) as last:
+        assert last.ledger().recovered == 3
+    assert [event["data"] for event in recorder.events(0)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("on_disk", [5, 300])
+async def test_disk_memory_and_disk_again_are_read_back_in_order(tmp_path: Path, on_disk: int) -> None:
+    recorder, clock = Recorder(1), ManualClock()
+    recorder.away = True
+    first = Producer(recorder, SOURCE, max_bytes=5000, spool_dir=tmp_path, clock=clock)
+    await first.start()
+    numbers = itertools.count()
+    while not (await first.send(TYPE, "a", [next(numbers), PAD])).spooled:
+        pass
+    for _ in range(on_disk):
+        await first.send(TYPE, "a", [next(numbers), PAD])
+    recorder.away, recorder.takes = False, 1  # what was in memory arrives; the first of the disk is on the road, stuck
+    await clock.pass_s(20)
+    assert recorder.away and first.memory_bytes == 0
+    for _ in range(30):
+        await first.send(TYPE, "a", [next(numbers), PAD])
+    await closed(first, clock)
+    recorder.away, recorder.takes = False, None
+    async with Producer(recorder, SOURCE, spool_dir=tmp_path, clock=clock):
+        pass
+    count = next(numbers)
+    assert [event["data"][0] for event in recorder.events(0)] == [*range(count)]
+    assert counters(recorder.events(0)) == [*range(1, count + 1)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -231,12 +271,19 @@ async def test_a_torn_tail_is_cut_with_a_warning_and_everything_before_it_surviv
     (path,) = left_in(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) - torn])
+    async with asyncio.timeout(10):
+        second = Producer(recorder, SOURCE, spool_dir=tmp_path, clock=clock)
+        await second.start()
+        await closed(second, clock)
+    assert path.stat().st_size < len(whole) - torn
+    assert "are not a whole event" in caplog.text and "9 whole events" in caplog.text and str(path) in caplog.text
+    caplog.clear()
     recorder.away = False
     with caplog.at_level(logging.WARNING, logger="meterline.client"):
         async with Producer(recorder, SOURCE, spool_dir=tmp_path, clock=clock):
             pass
     assert counters(recorder.events(0)) == [*range(1, 10)]
-    assert "are not a whole event" in caplog.text and "9 whole events" in caplog.text and str(path) in caplog.text
+    assert "are not a whole event" not in caplog.text, "it was cut the first time"
 
 
 async def test_a_flipped_bit_is_noticed_by_its_checksum(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
