@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from azure.core.exceptions import AzureError
@@ -14,10 +16,14 @@ from meterline_client.errors import ConfigurationError, TransportError
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
 
+log = logging.getLogger("meterline.client")
+
 CONTENT_TYPE = "application/cloudevents-batch+json"
 """A JSON array of CloudEvents (CloudEvents JSON format 1.0, §4)."""
 ROUTED = "meterline-routed"
 """The property that says: the partition was chosen by the subject. AMQP has no Kafka key."""
+CLOSE_S = 2.0
+"""How long the SDK may take to end in order."""
 _ROUTED_CHARACTERS = 128
 
 
@@ -96,8 +102,15 @@ class AmqpTransport:
         return None
 
     async def close(self) -> None:
-        """Give up what is on the road, and the connections."""
-        await self._client.close()
+        """Give up what is on the road, and the connections. Returns within seconds, whatever the broker does."""
+        closing = asyncio.ensure_future(self._client.close())
+        await asyncio.wait({closing}, timeout=CLOSE_S)
+        if not closing.done():
+            log.warning("%r does not answer; what was on the road may have arrived or not", self)
+            closing.cancel()
+            await asyncio.wait({closing}, timeout=CLOSE_S)
+        elif (error := closing.exception()) is not None:
+            log.warning("%r did not close in order: %s", self, error)
 
     def _explained(self, error: Exception) -> TransportError:
         message = getattr(error, "message", None) or str(error)

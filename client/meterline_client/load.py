@@ -15,7 +15,6 @@ import os
 import random
 import sys
 import time
-from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
@@ -28,6 +27,27 @@ from meterline_client.transport import Transport
 CONNECTION_STRING = "METERLINE_EVENTHUBS_CONNECTION_STRING"
 BURST_S = 0.02
 """A paced load is sent in bursts of so many seconds' events: a loop cannot sleep for microseconds."""
+_DRAWN = 4096
+"""So much is drawn at a time, so that drawing costs little beside sending."""
+
+
+class Nowhere:
+    """A transport that takes everything and keeps nothing: what is left is the cost of encoding and packing."""
+
+    def __init__(self, partitions: int) -> None:
+        self.topic = "nowhere"
+        self._partitions = partitions
+
+    async def open(self) -> int:
+        """As many partitions as it was told."""
+        return self._partitions
+
+    async def send(self, partition: int, key: bytes, value: bytes) -> int | None:
+        """Acknowledged at once."""
+        return None
+
+    async def close(self) -> None:
+        """Nothing to do."""
 
 
 class Counted:
@@ -59,12 +79,9 @@ def subjects(count: int, skew: float, seed: int) -> Iterator[str]:
     """Subjects without end: `tenant-0` … , drawn by Zipf's law with that exponent; 0: all alike."""
     draw = random.Random(seed)
     names = [f"tenant-{number}" for number in range(count)]
-    if not skew:
-        while True:
-            yield names[draw.randrange(count)]
     weights = [*accumulate((rank + 1) ** -skew for rank in range(count))]
     while True:
-        yield names[bisect_left(weights, draw.random() * weights[-1])]
+        yield from draw.choices(names, cum_weights=weights, k=_DRAWN)
 
 
 async def load(producer: Producer, options: argparse.Namespace) -> None:
@@ -72,6 +89,10 @@ async def load(producer: Producer, options: argparse.Namespace) -> None:
     draw = random.Random(options.seed)
     names = subjects(options.subjects, options.skew, options.seed)
     pad = {"pad": "x" * options.pad} if options.pad else {}
+    usage = [
+        {"model": "gpt-4o", "prompt_tokens": draw.randrange(4000), "completion_tokens": draw.randrange(800), **pad}
+        for _ in range(_DRAWN)
+    ]
     started_s = time.monotonic()
     burst = max(1, int((options.rate or 0) * BURST_S))
     for number in range(options.events):
@@ -81,8 +102,7 @@ async def load(producer: Producer, options: argparse.Namespace) -> None:
                 await asyncio.sleep(ahead_s)
         elif number % 500 == 0:
             await asyncio.sleep(0)  # a service, too, does other things in between
-        tokens = {"model": "gpt-4o", "prompt_tokens": draw.randrange(4000), "completion_tokens": draw.randrange(800)}
-        await producer.send(options.type, next(names), {**tokens, **pad})
+        await producer.send(options.type, next(names), usage[number % _DRAWN])
     await producer.flush()
 
 
@@ -112,6 +132,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _transport(options: argparse.Namespace) -> Transport:
     connection = os.environ.get(CONNECTION_STRING)
+    if options.nowhere:
+        return Nowhere(options.nowhere)
     if options.amqp:
         if not connection:
             raise ConfigurationError("--amqp needs a connection string", hint=f"set {CONNECTION_STRING}")
@@ -133,6 +155,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--bootstrap", help="HOST:PORT of a Kafka without authentication")
     parser.add_argument("--ca-file", help="PEM of the authority that signed the broker's certificate")
     parser.add_argument("--amqp", action="store_true", help="over AMQP instead of Kafka (Event Hubs)")
+    parser.add_argument("--nowhere", type=int, metavar="PARTITIONS", help="send nothing: the cost of packing alone")
     parser.add_argument("--topic", default="usage", help="topic, or event hub (%(default)s)")
     parser.add_argument("--events", type=int, default=100_000, help="how many (%(default)s)")
     parser.add_argument("--rate", type=float, help="events per second; as fast as it goes otherwise")

@@ -69,9 +69,12 @@ class Envelope:
 
     def add(self, event: bytes) -> int:
         """Take an event into memory; its index."""
+        length = len(event)
         self._parts.append(event)
-        self.memory_bytes += len(event) + EVENT_OVERHEAD_BYTES
-        return self.count(event)
+        self.memory_bytes += length + EVENT_OVERHEAD_BYTES
+        self.size += length + 1
+        self.events += 1
+        return self.events - 1
 
     def count(self, event: bytes) -> int:
         """Take an event that is on disk in this envelope's span; its index."""

@@ -210,13 +210,15 @@ class Producer:
         milliseconds since the epoch; now by default. id: the caller's own; one is given otherwise, and is best.
         Raises SpoolFull after `timeout_s` (None: never), EventRefused, SpoolError, Closed; then it was not accepted.
         """
-        time = self._clock.time_ms() if time is None else milliseconds(time)
-        deadline_s = None if timeout_s is None else self._clock.monotonic_s() + timeout_s
         if not self._turns.taken:  # else whoever waits already comes first
             try:
                 return self.try_send(type, subject, data, time=time, id=id)
             except SpoolFull:
                 pass
+        time = (
+            self._clock.time_ms() if time is None else milliseconds(time)
+        )  # when it was used, not when there was room
+        deadline_s = None if timeout_s is None else self._clock.monotonic_s() + timeout_s
         await self._turns.line_up(deadline_s)
         try:
             while True:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from local.broker import Broker
+from local.process import free_port
 from local.servicebus.server import ServiceBusServer
 from meterline_client import ConfigurationError, DeliveryFailed, KafkaTransport, Producer
 from meterline_client.amqp import AmqpTransport
@@ -76,6 +77,41 @@ async def test_the_ids_of_a_lane_are_whole_over_amqp_too(both: Both) -> None:
     for partition in range(PARTITIONS):
         events = [event for record in records if record.partition == partition for event in record.events]
         assert counters(events) == [*range(1, len(events) + 1)]
+
+
+async def test_an_outage_of_the_hub_loses_nothing_and_keeps_the_order(tmp_path: Path) -> None:
+    async with Broker(tmp_path / "broker") as broker:
+        topic = await new_topic(broker.bootstrap, PARTITIONS)
+
+        async def started(port: int) -> ServiceBusServer:
+            hubs = {"usage": topic}
+            server = ServiceBusServer(
+                config(tmp_path / "amqp", event_hubs=hubs, kafka_bootstrap=broker.bootstrap, port=port)
+            )
+            await server.start()
+            return server
+
+        port = free_port()
+        server = await started(port)
+        try:
+            transport = AmqpTransport("usage", connection_string=server.connection_string)
+            async with Producer(transport, SOURCE, max_bytes=50_000, spool_dir=tmp_path / "spool") as producer:
+                sent = [await producer.send(TYPE, f"tenant-{n % 7}", {"n": n}) for n in range(300)]
+                await producer.flush()
+                await server.close()
+                while len(sent) < 1000 or producer.trouble is None:
+                    sent.append(await producer.send(TYPE, f"tenant-{len(sent) % 7}", {"n": len(sent)}))
+                    await asyncio.sleep(0)
+                server = await started(port)
+                await producer.flush()
+                assert producer.ledger().delivered == len(sent)
+        finally:
+            await server.close()
+        records = await read_until(broker.bootstrap, topic, PARTITIONS, {event.event_id for event in sent})
+    for partition in range(PARTITIONS):
+        events = [event for record in records if record.partition == partition for event in record.events]
+        seen = [*{event["id"]: event for event in events}.values()]
+        assert counters(seen) == [*range(1, len(seen) + 1)]
 
 
 async def test_an_event_larger_than_the_hub_takes_has_failed_and_the_next_one_passes(both: Both) -> None:

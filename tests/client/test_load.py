@@ -61,6 +61,14 @@ async def test_the_load_generator_sends_what_it_says_over_kafka_and_over_amqp(tm
         assert counters(lane) == [*range(1, len(lane) + 1)]
 
 
+async def test_packing_alone_can_be_measured() -> None:
+    code, out, err = await loaded("--nowhere", "4", "--events", "20000")
+    assert code == 0, err
+    said = json.loads(out)
+    assert (said["delivered"], said["partitions"]) == (20_000, 4) and said["events_per_cpu_second"] > 0
+    assert 200 < said["bytes_per_event"] < 300 and said["bytes_per_envelope"] > 50_000
+
+
 async def test_a_wrong_setting_is_said_in_two_lines() -> None:
     code, out, err = await loaded("--events", "1", environ={CONNECTION_STRING: ""})
     assert (code, out) == (2, "")
