@@ -64,7 +64,9 @@ class KafkaTransport:
         self._options = _options(bootstrap, connection_string, ca_file)
         self._options["client_id"] = client_id
         self._options["request_timeout_ms"] = request_timeout_ms
+        self._answer_s = 2 * request_timeout_ms / 1000
         self._producer: AIOKafkaProducer | None = None
+        self._opening = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"KafkaTransport({self.topic!r} at {self._options['bootstrap_servers']})"
@@ -96,11 +98,15 @@ class KafkaTransport:
 
     async def send(self, partition: int, key: bytes, value: bytes) -> int | None:
         """Append one record; its offset. Raises TransportError."""
-        assert self._producer is not None, "open first"
+        producer = self._producer or await self._reopened()
         try:
-            acknowledged = await self._producer.send(self.topic, value, key=key, partition=partition)
-            return int((await acknowledged).offset)
-        except errors.KafkaError as error:
+            async with asyncio.timeout(self._answer_s):
+                acknowledged = await producer.send(self.topic, value, key=key, partition=partition)
+                return int((await acknowledged).offset)
+        except (errors.KafkaError, TimeoutError) as error:
+            if isinstance(error, TimeoutError) or producer._sender.sender_task.done():
+                # aiokafka itself answers within a request's time. It does not, or its sender has ended: only a new one helps.
+                await self._abandon(producer)
             raise self._explained(error) from error
         except (
             AssertionError
@@ -113,9 +119,23 @@ class KafkaTransport:
 
     async def close(self) -> None:
         """Give up what is on the road, and the connections. Returns within seconds, whatever the broker does."""
-        producer, self._producer = self._producer, None
-        if producer is None:
-            return
+        if self._producer is not None:
+            await self._abandon(self._producer)
+
+    async def _reopened(self) -> AIOKafkaProducer:
+        async with self._opening:  # the lanes come at once
+            if self._producer is None:
+                try:
+                    await self.open()
+                except ConfigurationError as error:
+                    raise TransportError(error.what, retryable=True, hint=error.hint) from error
+        assert self._producer is not None
+        return self._producer
+
+    async def _abandon(self, producer: AIOKafkaProducer) -> None:
+        if self._producer is not producer:
+            return  # another lane did
+        self._producer = None
         stopping = asyncio.ensure_future(producer.stop())
         await asyncio.wait({stopping}, timeout=STOP_S)
         if stopping.done():

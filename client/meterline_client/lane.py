@@ -33,6 +33,7 @@ class Lane:
         self.wake = asyncio.Event()
         self._queue: deque[Envelope] = deque()
         self._open: Envelope | None = None
+        self._last_on_disk = False
 
     @property
     def last(self) -> Envelope | None:
@@ -50,6 +51,7 @@ class Lane:
         envelope = self._open
         if envelope is None or envelope.on_disk or not envelope.fits(event):
             envelope = self._begin(key)
+            self._last_on_disk = False
         self.position += 1
         return envelope, envelope.add(event)
 
@@ -62,7 +64,7 @@ class Lane:
             or envelope.span.full
             or not envelope.fits(event)
         ):
-            span = spool.span(self.partition, self.position, fresh=not self.stored)
+            span = spool.span(self.partition, self.position, fresh=not self._last_on_disk)
             try:
                 span.append(key, event)
             except SpoolError:
@@ -71,6 +73,7 @@ class Lane:
             envelope = self._begin(key)
             envelope.moved_to(span)
             self.stored += 1
+            self._last_on_disk = True
         else:
             envelope.span.append(key, event)
         self.position += 1

@@ -51,6 +51,8 @@ FSYNC_S = 1.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 10.0
 _ROUTES = 65_536
+_REST_EVERY = 256
+"""So many events are sent at most before the lanes have their turn: a loop of sends that need not wait never yields."""
 _RUN = re.compile(r"[A-Za-z0-9]{8,64}")
 
 
@@ -128,6 +130,7 @@ class Producer:
         self._routes: dict[tuple[str, str], _Route] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._turns = Turns(self._clock)
+        self._since_rest = 0
         self._failures = Failures(on_failure)
         self._memory_bytes = 0
         self._accepted = self._recovered = self._delivered = self._pending = 0
@@ -210,6 +213,10 @@ class Producer:
         milliseconds since the epoch; now by default. id: the caller's own; one is given otherwise, and is best.
         Raises SpoolFull after `timeout_s` (None: never), EventRefused, SpoolError, Closed; then it was not accepted.
         """
+        self._since_rest += 1
+        if self._since_rest >= _REST_EVERY:  # before it is accepted, so that a cancelled call has accepted nothing
+            self._since_rest = 0
+            await asyncio.sleep(0)
         if not self._turns.taken:  # else whoever waits already comes first
             try:
                 return self.try_send(type, subject, data, time=time, id=id)
@@ -385,7 +392,7 @@ class Producer:
         self._memory_bytes -= envelope.memory_bytes
         envelope.settle(offset, error)
         lane.settled()
-        if envelope.span is not None:
+        if envelope.span is not None and not isinstance(error, SpoolError):  # what cannot be read is kept as it is
             try:
                 envelope.span.settled()
             except OSError as failure:  # sent again by the next producer, and recognised by its ids

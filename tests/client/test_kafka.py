@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import errors
 
 from local.broker import Broker
 from local.process import free_port
@@ -100,6 +101,24 @@ async def test_a_broker_that_stays_away_ends_close_in_time_and_the_next_producer
             assert second.ledger().recovered == 1000
         records = await read_until(broker.bootstrap, topic, PARTITIONS, {event.event_id for event in sent})
     each_lane_is_whole(records, 1000)
+
+
+@pytest.mark.parametrize("how", ["ended", "silent"])
+async def test_a_kafka_client_that_is_broken_is_replaced(tmp_path: Path, how: str) -> None:
+    async with Broker(tmp_path / "broker") as broker:
+        topic = await new_topic(broker.bootstrap, PARTITIONS)
+        transport = KafkaTransport(topic, bootstrap=broker.bootstrap, request_timeout_ms=1000)
+        async with Producer(transport, SOURCE) as producer:
+            await (await producer.send(TYPE, "tenant-0", {"n": 0}))
+            assert transport._producer is not None
+            sender = transport._producer._sender
+            if how == "ended":  # as after an error that aiokafka did not expect
+                sender._message_accumulator.fail_all(errors.KafkaError("Unexpected error during batch delivery"))
+            sender.sender_task.cancel()
+            sent = [await producer.send(TYPE, f"tenant-{n}", {"n": n}) for n in range(1, 30)]
+            await asyncio.gather(*sent)
+        records = await read_until(broker.bootstrap, topic, PARTITIONS, {event.event_id for event in sent})
+    each_lane_is_whole(records, 30)
 
 
 async def test_kills_of_the_broker_lose_nothing_double_no_content_and_keep_the_order(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import tracemalloc
 
 import pytest
 
@@ -119,6 +121,32 @@ async def test_memory_is_bounded_while_the_broker_is_away() -> None:
     await clock.pass_s(20)
     await producer.close()
     assert len(recorder.all_events()) == accepted and producer.memory_bytes == 0
+
+
+async def test_max_bytes_is_what_python_takes() -> None:
+    producer = Producer(Recorder(4), SOURCE, max_bytes=4_000_000, clock=ManualClock())
+    await producer.start()
+    for number in range(100):  # the subjects' routes are remembered, and bounded by themselves
+        producer.try_send(TYPE, f"s{number}", 0)
+    before = producer.memory_bytes
+    tracemalloc.start()
+    try:
+        with pytest.raises(SpoolFull):
+            for number in itertools.count():
+                producer.try_send(TYPE, f"s{number % 100}", number)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 1.1 * (producer.memory_bytes - before)
+    await producer.close()
+
+
+async def test_a_loop_of_sends_leaves_the_lanes_their_turn() -> None:
+    recorder = Recorder(1)
+    async with Producer(recorder, SOURCE) as producer:
+        for _ in range(2000):
+            await producer.send(TYPE, "a", PAD)
+        assert producer.ledger().delivered > 0
 
 
 async def test_send_waits_for_room_in_the_order_of_the_callers() -> None:

@@ -359,6 +359,28 @@ async def test_what_cannot_be_put_away_at_the_end_is_said_to_have_failed(
         await sent
 
 
+async def test_what_cannot_be_read_back_has_failed_and_its_file_is_kept(tmp_path: Path) -> None:
+    recorder, clock = Recorder(1), ManualClock()
+    recorder.away = True
+    producer = Producer(recorder, SOURCE, spool_dir=tmp_path, durable=True, clock=clock)
+    await producer.start()
+    await producer.send(TYPE, "a", "on the road")
+    await clock.pass_s(1)
+    damaged = await producer.send(TYPE, "a", "damaged")
+    (path,) = left_in(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    recorder.away = False
+    await clock.pass_s(20)
+    await clock.pass_s(20)
+    with pytest.raises(DeliveryFailed, match="is damaged at byte"):
+        await damaged
+    with pytest.raises(DeliveryFailed):
+        await producer.close()
+    assert left_in(tmp_path) == [path] and path.read_bytes() == data
+
+
 # --- whose it is -------------------------------------------------------------------------------------------------------
 
 
