@@ -108,9 +108,8 @@ class KafkaTransport:
                 # aiokafka itself answers within a request's time. It does not, or its sender has ended: only a new one helps.
                 await self._abandon(producer)
             raise self._explained(error) from error
-        except (
-            AssertionError
-        ) as error:  # aiokafka's "Unrecognized partition": the metadata of a topic that was made anew
+        except AssertionError as error:
+            # aiokafka's "Unrecognized partition": the metadata of a topic that was made anew
             raise TransportError(
                 f"{self.topic} has no partition {partition} now",
                 retryable=True,
@@ -132,8 +131,8 @@ class KafkaTransport:
         assert self._producer is not None
         return self._producer
 
-    async def _abandon(self, producer: AIOKafkaProducer) -> None:
-        if self._producer is not producer:
+    async def _abandon(self, producer: Any) -> None:
+        if id(producer) != id(self._producer):
             return  # another lane did
         self._producer = None
         stopping = asyncio.ensure_future(producer.stop())
