@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, errors
+from aiokafka.conn import create_conn
 
 from meterline_client.connection import SASL_USERNAME, keep_keys_out_of_logs, parse_eventhubs
 from meterline_client.errors import ConfigurationError, TransportError
@@ -25,6 +26,7 @@ CONNECTIONS_MAX_IDLE_MS = 180_000
 REQUEST_TIMEOUT_MS = 60_000
 STOP_S = 2.0
 """How long aiokafka may take to end in order; it would wait as long as a request may take."""
+_PROBE_S = 10.0
 
 _FINAL = (
     errors.MessageSizeTooLargeError,
@@ -40,6 +42,7 @@ _CONFIGURATION = (
     errors.IllegalSaslStateError,
     errors.TopicAuthorizationFailedError,
     errors.ClusterAuthorizationFailedError,
+    ssl.SSLError,
 )
 
 
@@ -85,7 +88,8 @@ class KafkaTransport:
             cluster = await producer.client.fetch_all_metadata()
         except (TimeoutError, errors.KafkaError, OSError) as error:
             await producer.stop()
-            raise self._explained(error) from error
+            cause = await self._cause() if isinstance(error, errors.KafkaConnectionError) else error
+            raise self._explained(cause or error) from error
         partitions = cluster.partitions_for_topic(self.topic)
         if not partitions:
             await producer.stop()
@@ -121,6 +125,20 @@ class KafkaTransport:
         if self._producer is not None:
             await self._abandon(self._producer)
 
+    async def _cause(self) -> BaseException | None:
+        """aiokafka's start says only "Unable to bootstrap" (aiokafka/client.py): one connection tells why."""
+        options = {key: value for key, value in self._options.items() if key != "bootstrap_servers"}
+        cause: BaseException | None = None
+        for server in str(self._options["bootstrap_servers"]).split(","):
+            host, _, port = server.strip().rpartition(":")
+            try:
+                connection = await asyncio.wait_for(create_conn(host.strip("[]"), int(port), **options), _PROBE_S)
+            except (OSError, errors.KafkaError) as error:  # TimeoutError is an OSError
+                cause = error
+            else:
+                connection.close()
+        return cause
+
     async def _reopened(self) -> AIOKafkaProducer:
         async with self._opening:  # the lanes come at once
             if self._producer is None:
@@ -132,7 +150,7 @@ class KafkaTransport:
         return self._producer
 
     async def _abandon(self, producer: Any) -> None:
-        if id(producer) != id(self._producer):
+        if id(producer) != id(self._producer):  # `is not` would tell mypy that both are None below
             return  # another lane did
         self._producer = None
         stopping = asyncio.ensure_future(producer.stop())
@@ -169,6 +187,13 @@ class KafkaTransport:
 def _options(bootstrap: str | None, connection_string: str | None, ca_file: str | None) -> dict[str, Any]:
     if (bootstrap is None) == (connection_string is None):
         raise ConfigurationError("no broker is named, or two are", hint="give bootstrap or connection_string")
+    if bootstrap is not None:
+        for server in bootstrap.split(","):
+            host, _, port = server.strip().rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+                raise ConfigurationError(
+                    f"{server.strip()!r} is no address of a broker", hint="give host:port[,host:port]"
+                )
     if connection_string is None:
         return {"bootstrap_servers": bootstrap, "security_protocol": "PLAINTEXT"}
     keep_keys_out_of_logs()

@@ -222,9 +222,8 @@ class Producer:
                 return self.try_send(type, subject, data, time=time, id=id)
             except SpoolFull:
                 pass
-        time = (
-            self._clock.time_ms() if time is None else milliseconds(time)
-        )  # when it was used, not when there was room
+        if time is None:
+            time = self._clock.time_ms()  # when it was used, not when there was room
         deadline_s = None if timeout_s is None else self._clock.monotonic_s() + timeout_s
         await self._turns.line_up(deadline_s)
         try:

@@ -169,8 +169,11 @@ async def test_event_hubs_connection_string_over_sasl_ssl_and_a_wrong_key(
         assert receipt.offset == 0
     wrong = another_key(kafka_sasl.sasl_port, "d3Jvbmc=")
     refused = KafkaTransport(topic, connection_string=wrong, ca_file=str(kafka_sasl.ca_file))
-    with pytest.raises((ConfigurationError, TransportError)) as raised:
+    with pytest.raises(ConfigurationError, match="AuthenticationFailed") as raised:
         await Producer(refused, SOURCE).start()
+    stranger = KafkaTransport(topic, connection_string=kafka_sasl.connection_string)
+    with pytest.raises(ConfigurationError, match="SSLCertVerificationError"):
+        await Producer(stranger, SOURCE).start()
     for text in (repr(right), repr(refused), str(raised.value), caplog.text):
         assert "d3Jvbmc=" not in text and kafka_sasl.connection_string not in text
 
@@ -194,13 +197,19 @@ async def test_a_topic_that_is_not_there_and_a_broker_that_is_not_there(kafka: K
     nobody = f"127.0.0.1:{free_port()}"
     with pytest.raises(TransportError, match=nobody) as raised:
         await Producer(KafkaTransport("usage", bootstrap=nobody), SOURCE).start()
-    assert raised.value.retryable
+    assert raised.value.retryable and "ConnectionRefusedError" in str(raised.value)
 
 
 @pytest.mark.parametrize("options", [{}, {"bootstrap": "a:1", "connection_string": "b"}])
 def test_a_transport_needs_exactly_one_broker(options: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError, match="give bootstrap or connection_string"):
         KafkaTransport("usage", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bootstrap", ["", "localhost", "localhost:", "a:1,b", ":9092", "a:70000"])
+def test_an_address_without_host_or_port_is_named(bootstrap: str) -> None:
+    with pytest.raises(ConfigurationError, match="is no address of a broker"):
+        KafkaTransport("usage", bootstrap=bootstrap)
 
 
 def test_a_connection_string_that_lacks_a_part_is_named_without_its_secret() -> None:

@@ -162,6 +162,20 @@ async def test_send_waits_for_room_in_the_order_of_the_callers() -> None:
     assert [event["data"][0] for event in recorder.events(0)] == [*range(20)]
 
 
+async def test_the_time_of_an_event_is_when_it_was_used_not_when_there_was_room() -> None:
+    recorder, clock = Recorder(1), ManualClock()
+    recorder.away = True
+    async with Producer(recorder, SOURCE, max_bytes=2000, clock=clock) as producer:
+        await producer.send(TYPE, "a", PAD)
+        waiting = asyncio.create_task(producer.send(TYPE, "a", PAD))
+        await clock.pass_s(30)
+        recorder.away = False
+        while not waiting.done():
+            await clock.pass_s(30)
+    first, second = recorder.events(0)
+    assert first["time"] == second["time"] == "2026-01-31T12:00:00.123Z"
+
+
 async def test_waiting_for_room_can_end_at_a_deadline_or_be_cancelled_and_takes_nothing() -> None:
     recorder, clock = Recorder(1), ManualClock()
     recorder.away = True
