@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import re
 import secrets
+import weakref
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -105,11 +107,12 @@ class Producer:
         partitions: int | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.run = secrets.token_hex(8) if run is None else run
-        if not _RUN.fullmatch(self.run):
-            raise ConfigurationError(f"{self.run!r} is no run", hint="8 to 64 letters and digits, never used before")
+        if run is not None and not _RUN.fullmatch(run):
+            raise ConfigurationError(f"{run!r} is no run", hint="8 to 64 letters and digits, never used before")
         if durable and spool_dir is None:
             raise ConfigurationError("durable needs a place on disk", hint="set spool_dir")
+        self.run = run or ""
+        """The first part of the ids; drawn at the start, so that processes forked before it have different ones."""
         self.trouble: MeterlineClientError | None = None
         """What stands in the way now: the last refusal of the broker, or of the disk. None: all is well."""
         self._transport = transport
@@ -120,9 +123,7 @@ class Producer:
         self._fsync_s = fsync_s
         self._delivery_timeout_s = delivery_timeout_s
         self._clock: Clock = clock or SystemClock()
-        self._spool = (
-            Spool(Path(spool_dir), transport.topic, self.run, max_bytes=max_spool_bytes) if spool_dir else None
-        )
+        self._spool = Spool(Path(spool_dir), transport.topic, max_bytes=max_spool_bytes) if spool_dir else None
         self._stamps = Stamps()
         self._told_partitions = partitions
         self._connected = asyncio.Event()
@@ -167,7 +168,8 @@ class Producer:
     async def start(self) -> None:
         """Read the spool, connect, begin to send. Raises ConfigurationError, SpoolError, TransportError."""
         assert not self._open and not self._lanes, "a producer starts once"
-        left = self._spool.open() if self._spool else []
+        self.run = self.run or secrets.token_hex(8)
+        left = await asyncio.to_thread(self._spool.open, self.run) if self._spool else []
         try:
             partitions = self._told_partitions or await self._transport.open()
             lanes = [Lane(partition, self.run) for partition in range(partitions)]
@@ -189,6 +191,7 @@ class Producer:
             log.info("%d events of an earlier producer are in the spool, and are sent first", self._recovered)
         self._lanes = lanes
         self._open = True
+        _OPEN.add(self)
         self._tasks = [asyncio.create_task(self._drive(lane)) for lane in lanes]
         if self._told_partitions:
             self._tasks.append(asyncio.create_task(self._connect(self._told_partitions)))
@@ -243,7 +246,7 @@ class Producer:
     ) -> Sent:
         """The same, at once or not at all. Raises SpoolFull where there is no room."""
         if not self._open:
-            raise Closed("the producer is closed, or was not started")
+            raise Closed("the producer is closed, or was not started in this process")
         route = self._routes.get((type, subject)) or self._route(type, subject)
         lane = route.lane
         stamp = self._stamps.text(self._clock.time_ms() if time is None else milliseconds(time))
@@ -276,6 +279,7 @@ class Producer:
         if not self._open:
             return
         self._open = False
+        _OPEN.discard(self)
         self._turns.freed()
         try:
             await self._settled(timeout_s)
@@ -475,6 +479,20 @@ class Producer:
             waiting.cancel()
             if over:
                 over.cancel()
+
+
+_OPEN: weakref.WeakSet[Producer] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A child has neither the connections nor ids of its own: what it sent would be taken for its parent's."""
+    for producer in list(_OPEN):
+        producer._open = False
+    _OPEN.clear()
+
+
+if hasattr(os, "register_at_fork"):  # POSIX
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 async def _all(envelopes: list[Envelope]) -> None:

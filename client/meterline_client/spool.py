@@ -11,6 +11,7 @@ What was acknowledged just before a crash may be sent again, with the same ids t
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -22,6 +23,8 @@ try:
     import fcntl
 except ImportError:  # not POSIX
     fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("meterline.client")
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 """A file takes no new envelope beyond this."""
@@ -67,15 +70,15 @@ class DiskSpan:
 
 
 class Spool:
-    """The directory. `open` first; all calls from one thread, but for what `sync` gives.
+    """The directory. `open` first, and wait for it; then all calls from one thread, but for `sync`.
 
     bytes: what is on disk now. max_bytes: beyond it `has_room` says no; None: as much as the disk takes.
     """
 
-    def __init__(self, directory: Path, topic: str, run: str, *, max_bytes: int | None = None) -> None:
+    def __init__(self, directory: Path, topic: str, *, max_bytes: int | None = None) -> None:
         self._root = directory
         self._topic = topic
-        self._run = run
+        self._run = ""
         self._max_bytes = max_bytes
         self._lock: int | None = None
         self._home: Path | None = None
@@ -84,23 +87,25 @@ class Spool:
         self._dirty: set[Segment] = set()
         self.bytes = 0
 
-    def open(self) -> list[Envelope]:
+    def open(self, run: str) -> list[Envelope]:
         """Lock the directory and read what earlier producers left: their envelopes, per lane in order.
 
+        run: this producer's, for its own files. It may take seconds, and may run in a thread.
         Raises SpoolError where another producer uses it, ConfigurationError where it belongs to another topic.
         """
+        self._run = run
         self.bytes = 0
         try:
             self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._take_lock()
             self._check_topic()
             runs = sorted(path for path in self._root.iterdir() if path.is_dir())
-            for run in runs:
-                number, _, rest = run.name.partition("-")
+            for earlier in runs:
+                number, _, rest = earlier.name.partition("-")
                 if not number.isdecimal() or not rest:
-                    raise SpoolError(f"{run} is no part of a spool", hint="move it away, or name another spool_dir")
+                    raise SpoolError(f"{earlier} is no part of a spool", hint="move it away, or name another spool_dir")
                 self._number = max(self._number, int(number) + 1)
-            return [envelope for run in runs for envelope in self._recovered(run)]
+            return [envelope for earlier in runs for envelope in self._recovered(earlier)]
         except OSError as error:
             self.close()
             raise SpoolError(f"{error.filename or self._root} cannot be used: {error.strerror}") from error
@@ -157,7 +162,10 @@ class Spool:
 
     def close(self) -> None:
         """Bring everything to disk, remove what is not needed, give the directory free. Idempotent."""
-        sync(self.unsynced())
+        try:
+            sync(self.unsynced())
+        except OSError as error:
+            log.error("%s cannot be synced to disk: %s", self._root, error.strerror)
         for segment in self._current.values():
             segment.close()
         self._current.clear()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import subprocess
+import sys
 import tracemalloc
 
 import pytest
@@ -412,5 +415,51 @@ def test_a_run_that_would_spoil_the_ids_is_refused(run: str) -> None:
         Producer(Recorder(), SOURCE, run=run)
 
 
-def test_two_producers_never_share_a_run() -> None:
-    assert Producer(Recorder(), SOURCE).run != Producer(Recorder(), SOURCE).run
+async def test_two_producers_never_share_a_run() -> None:
+    async with Producer(Recorder(), SOURCE) as first, Producer(Recorder(), SOURCE) as second:
+        assert first.run != second.run
+
+
+_FORKING = """
+import asyncio, os
+from meterline_client import Closed, Producer
+from tests.client.doubles import SOURCE, TYPE, Recorder
+
+def in_a_child(work):
+    reader, writer = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.write(writer, work().encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return os.read(reader, 1000).decode()
+
+async def run_of(producer):
+    async with producer:
+        return producer.run
+
+before = Producer(Recorder(), SOURCE)
+first, second = (in_a_child(lambda: asyncio.run(run_of(before))) for _ in range(2))
+assert len(first) == len(second) == 16 and first != second
+
+def used():
+    try:
+        return producer.try_send(TYPE, "a", 1).event_id
+    except Closed as error:
+        return str(error)
+
+async def main():
+    global producer
+    async with Producer(Recorder(), SOURCE) as producer:
+        print(in_a_child(used))
+        assert (await producer.send(TYPE, "a", 1)).event_id.endswith("-1"), "the parent goes on"
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX")
+def test_a_forked_process_never_sends_under_the_ids_of_another() -> None:
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", _FORKING], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not started in this process" in done.stdout

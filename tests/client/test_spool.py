@@ -381,6 +381,44 @@ async def test_what_cannot_be_read_back_has_failed_and_its_file_is_kept(tmp_path
     assert left_in(tmp_path) == [path] and path.read_bytes() == data
 
 
+async def test_what_was_written_is_synced_as_often_as_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}") if sys.platform == "linux" else "")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    recorder, clock = Recorder(1), ManualClock()
+    recorder.away = True
+    producer = Producer(recorder, SOURCE, spool_dir=tmp_path, durable=True, fsync_s=3, clock=clock)
+    await producer.start()
+    await producer.send(TYPE, "a", 1)
+    await clock.pass_s(2)
+    assert synced == []
+    await clock.pass_s(1)
+    while len(synced) < 2:
+        await asyncio.sleep(0.001)
+    (path,) = left_in(tmp_path)
+    assert sys.platform != "linux" or synced == [str(path), str(path.parent)], (
+        "the file, and the directory that names it"
+    )
+
+    def refused(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refused)
+    await producer.send(TYPE, "a", 2)
+    await clock.pass_s(3)
+    while "cannot be synced" not in caplog.text:
+        await clock.pass_s(3)
+    monkeypatch.setattr(os, "fsync", fsync)
+    await closed(producer, clock)
+
+
 # --- whose it is -------------------------------------------------------------------------------------------------------
 
 
