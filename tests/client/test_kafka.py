@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,63 @@ async def test_kills_of_the_broker_lose_nothing_double_no_content_and_keep_the_o
     finally:
         await cluster.stop()
     each_lane_is_whole(records, len(sent))
+
+
+_VICTIM = """
+import asyncio, sys
+from meterline_client import KafkaTransport, Producer
+from tests.client.doubles import SOURCE, TYPE
+
+async def main(bootstrap, topic, spool):
+    async with Producer(KafkaTransport(topic, bootstrap=bootstrap), SOURCE, spool_dir=spool, durable=True) as producer:
+        number = 0
+        while True:
+            sent = await producer.send(TYPE, f"tenant-{number % 23}", {"n": number})
+            print(sent.event_id, producer.ledger().delivered, flush=True)
+            number += 1
+            await asyncio.sleep(0)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_kills_of_the_producer_in_the_middle_of_sending_lose_nothing_that_was_accepted(tmp_path: Path) -> None:
+    accepted: set[str] = set()
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    async with Broker(tmp_path / "broker") as broker:
+        topic = await new_topic(broker.bootstrap, PARTITIONS)
+        spool = tmp_path / "spool"
+        for life in range(3):
+            arguments = [sys.executable, "-c", _VICTIM, broker.bootstrap, topic, str(spool)]
+            victim = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE, env=environ)
+            assert victim.stdout is not None
+            delivered = 0
+            while delivered < 500 + 333 * life:  # while acknowledgements flow, and files come and go
+                line = (await victim.stdout.readline()).decode().split()
+                accepted.add(line[0])
+                delivered = int(line[1])
+            victim.kill()
+            async for late in victim.stdout:
+                if late.endswith(b"\n"):
+                    accepted.add(late.decode().split()[0])
+            await victim.wait()
+        async with Producer(KafkaTransport(topic, bootstrap=broker.bootstrap), SOURCE, spool_dir=spool) as last:
+            recovered = last.ledger().recovered
+        records = await read_until(broker.bootstrap, topic, PARTITIONS, accepted)
+    assert recovered > 0, "each life ended with something on its disk"
+    runs: dict[str, dict[int, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        for event in record.events:
+            lane = runs[event["id"].split("-")[0]][record.partition]
+            assert lane.setdefault(event["id"], event) == event, "an id has one content"
+    assert len(runs) == 3
+    found = {id for run in runs.values() for lane in run.values() for id in lane}
+    assert accepted <= found and len(found) <= len(accepted) + 3, (
+        "at most the one event that was on its way to the test"
+    )
+    for run in runs.values():
+        for lane in run.values():
+            assert counters([*lane.values()]) == [*range(1, len(lane) + 1)], "in order of first appearance, no gap"
 
 
 async def test_event_hubs_connection_string_over_sasl_ssl_and_a_wrong_key(
