@@ -62,7 +62,7 @@ class Plan:
     crashes: int
 
 
-FULL = Plan(rounds=3, run_s=10.0, events=2_400_000, others=True, latency_s=20.0, crashes=1)
+FULL = Plan(rounds=3, run_s=10.0, events=2_400_000, others=True, latency_s=30.0, crashes=1)
 QUICK = Plan(rounds=1, run_s=2.0, events=800_000, others=False, latency_s=0.0, crashes=0)
 _QUICK_ONES = ("floor-decode", "meterline", "meterline-envelopes", "kafka-streams", "kafka-streams-dedupe", "faust")
 _OTHERS = ("floor-decode", "meterline", "kafka-streams", "kafka-streams-dedupe")
@@ -160,7 +160,7 @@ class Field:
             batch_records=per_batch,
             probes=True,
         )
-        warm_s = self._plan.latency_s / 4
+        warm_s = self._plan.latency_s / 3
         where = replace(self._where(member, flow), running_totals=True)
         return await latency(member, where, flow, self._feed, rate, warm_s)
 

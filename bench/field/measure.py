@@ -2,7 +2,8 @@
 
 How fast:
 
-1. it starts on an empty topic and is given blocks of the input, more and more, until it takes them for WARM_S: not measured;
+1. it starts on an empty topic and is given blocks of the input, more and more, until they take it WARM_S of CPU time: not
+   measured;
 2. it is frozen (SIGSTOP) while its backlog is written, so that the generator takes nothing from the broker it reads from;
 3. it goes on; its CPU time is read from then until everything is counted and committed. Wall time is how
    long it worked (`busy_for_s`). Events per CPU-second count its own processes' time alone;
@@ -35,8 +36,9 @@ from bench.field.judge import Verdict, judge
 from schemas.errors import BrokerError
 
 WARM_S = 3.0
-STALLED_S = 60.0
-"""Give up when it does nothing for so long."""
+"""CPU time of the last stretch that is not measured."""
+STALLED_S = 180.0
+"""Give up when it does nothing for so long. A group waits up to a minute for a member that was killed (Faust, its default)."""
 QUIET_S = 6.0
 """Nothing new for so long after the last event: it has said what it has to say."""
 KILL_AT = 1 / 3
@@ -46,7 +48,7 @@ CLEANED_S = 45.0
 """Faust looks for windows that have expired every 30 s (`table_cleanup_interval`)."""
 _POLL_S = 0.25
 _SAMPLE_S = 0.05
-_MOST = 0.95
+_MOST = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +106,11 @@ async def speed(contestant: Contestant, where: Where, given: Input, feed: Feed, 
         await running.prepare(feed)
         await running.start()
         await course.take(course.next(1))
-        blocks, wall_s, events = 1, 0.0, 0
-        while wall_s < WARM_S and course.left > 4 * blocks:
-            _, wall_s, events = await course.measured(course.next(blocks))
+        blocks, cpu_s, events = 1, 0.0, 0
+        while cpu_s < WARM_S and course.left > 4 * blocks:
+            cpu_s, _, events = await course.measured(course.next(blocks))
             blocks *= 2
-        wanted = max(1, round(run_s * events / wall_s / BLOCK_EVENTS)) if wall_s else course.left
+        wanted = max(1, round(run_s * events / cpu_s / BLOCK_EVENTS)) if cpu_s else course.left
         cpu_s, wall_s, events = await course.measured(course.next(wanted))
         peak_mb = running.peak_mb()
         closing = close and contestant.closes == "event time"
@@ -236,7 +238,7 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def busy_for_s(samples: Sequence[tuple[float, float]]) -> float:
-    """How long it worked, of (time, CPU time) samples: until it had spent 95 % of its CPU time, and a twentieth more.
+    """How long it worked, of (time, CPU time) samples: until it had spent 90 % of its CPU time, and a ninth more.
 
     Not until the last sample: commits come at intervals, so the end of the work is seen late; and not until it was last
     busy at all: a checkpoint of its own may come seconds after.

@@ -43,7 +43,7 @@ class FaustRunning(PeerRunning):
             await asyncio.sleep(_ASK_S)
 
     async def _ask(self, keys: Sequence[str] | dict[str, str]) -> list[dict[str, Any]]:
-        url = f"http://127.0.0.1:{self.port}/totals/?keys={','.join(keys)}"
+        url = f"http://127.0.0.1:{self.port}/totals?keys={','.join(keys)}"
         try:
             async with aiohttp.ClientSession() as session, session.get(url) as response:
                 response.raise_for_status()

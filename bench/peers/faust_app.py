@@ -60,17 +60,15 @@ async def closed(key, value):
     await out.send(key=name.encode(), value=told)
 
 
-totals = app.Table("totals", default=lambda: [0, 0.0], partitions=job.PARTITIONS, on_window_close=closed).tumbling(
-    timedelta(milliseconds=job.WINDOW_MS), expires=_expires
-)
-totals = totals.relative_to_field(Usage.time)
+table = app.Table("totals", default=lambda: [0, 0.0], partitions=job.PARTITIONS, on_window_close=closed)
+totals = table.tumbling(timedelta(milliseconds=job.WINDOW_MS), expires=_expires).relative_to_field(Usage.time)
 
 
 @app.agent(usage)
 async def count(stream):
     """One record at a time, as the user guide has it."""
     async for key, event in stream.items():
-        held = totals[key].current()
+        held = totals[key].value()
         totals[key] = [held[0] + 1, held[1] + event.data.tokens]
 
 
@@ -83,7 +81,7 @@ class Totals(faust.web.View):
         wanted = {key for key in request.query.get("keys", "").split(",") if key}
         found = [
             {"key": key, "start": round(start_s * 1000), "sum": total[1], "count": total[0], "closed": False}
-            for (key, (start_s, _)), total in totals.data.items()
+            for (key, (start_s, _)), total in table.data.items()
             if not wanted or key in wanted
         ]
         return self.json(found)
