@@ -32,7 +32,9 @@ MAX_ELEMENTS = 20_000
 """Elements of one envelope. More do not fit into 1 MB as events, so more are a mistake, and one dead letter (design §6)."""
 
 NO_DATA = msgspec.Raw(b"")
-_Text = Annotated[str, msgspec.Meta(min_length=1)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+"""A required attribute: never empty."""
+EventVersion = Literal["1.0"]
 
 
 class RawEvent(msgspec.Struct, gc=False):
@@ -42,10 +44,10 @@ class RawEvent(msgspec.Struct, gc=False):
     where absent. index: its place in the envelope, 0 for a single event. record: the whole Kafka value it came in.
     """
 
-    id: _Text
-    source: _Text
-    type: _Text
-    specversion: Literal["1.0"]
+    id: Text
+    source: Text
+    type: Text
+    specversion: EventVersion
     subject: str | None = None
     time: str | None = None
     data: msgspec.Raw = NO_DATA
@@ -204,6 +206,11 @@ def _decode_one(element: bytes, record: bytes, index: int) -> RawEvent | Malform
     return event
 
 
+def is_binary(headers: Sequence[tuple[str, bytes]]) -> bool:
+    """Whether a record's headers make it one event in binary mode."""
+    return bool(headers) and bool(_binary_attributes(headers))
+
+
 def _binary_attributes(headers: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
     """The `ce_*` headers without their prefix; none where the content type says structured (Kafka binding §3)."""
     attributes = {}
@@ -257,7 +264,14 @@ def tick(time_ms: int, source: str, id: str) -> bytes:
     )
 
 
+def id_hash(source: str) -> hashlib.blake2b:
+    """The hash of a source's ids: a copy of it, updated with an id's bytes, digests to `event_id_digest`."""
+    text = source.encode()
+    return hashlib.blake2b(b"%d:%b" % (len(text), text), digest_size=16)
+
+
 def event_id_digest(source: str, id: str) -> bytes:
     """16 bytes that stand for (`source`, `id`): BLAKE2b over the length-prefixed source, then the id (design §4)."""
-    text = source.encode()
-    return hashlib.blake2b(b"%d:%b%b" % (len(text), text, id.encode()), digest_size=16).digest()
+    digest = id_hash(source)
+    digest.update(id.encode())
+    return digest.digest()

@@ -10,7 +10,7 @@ import binascii
 import hashlib
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -51,11 +51,14 @@ class Measured(NamedTuple):
     measurements: tuple[Measurement, ...]
 
 
+Kind = Literal["quantity", "member", "group"]
+"""What is read of the data."""
+
 UNMATCHED = Measured(0, "", ())
 """No meter reads this event's type; nothing else of it was looked at."""
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where to look in `data`, and for whom. key: the pointer's only step, if it has only one: most have."""
 
     whose: str
@@ -64,21 +67,21 @@ class _Place(NamedTuple):
     minimum: Decimal | None = None
 
 
-class _Dimensions(NamedTuple):
+class Dimensions(NamedTuple):
     """A group's places, sorted by name, and the groups seen of late, by the texts found there."""
 
-    places: tuple[_Place, ...]
+    places: tuple[Place, ...]
     seen: dict[tuple[object, ...], Group]
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """The meters of one event type.
 
     reads: what to read of the data, each once, into a slot; slot 0 is empty. meters: each with the slots of its group,
     its quantity and its member. needs_data: whether any meter reads a value; a count of events needs none.
     """
 
-    reads: tuple[tuple[Callable[[Any, dict[str, object]], object], _Place | _Dimensions], ...]
+    reads: tuple[tuple[Kind, Place | Dimensions], ...]
     meters: tuple[tuple[Meter, int, int, int], ...]
     needs_data: bool
 
@@ -88,6 +91,10 @@ class Reader:
 
     def __init__(self, definitions: Definitions) -> None:
         self._plans = {event_type: _compile(meters) for event_type, meters in definitions.by_event_type.items()}
+
+    def plan(self, event_type: str) -> Plan | None:
+        """What the meters of a type read; None where there is none."""
+        return self._plans.get(event_type)
 
     def matches(self, event_type: str) -> bool:
         """Whether any meter reads events of this type."""
@@ -105,14 +112,14 @@ class Reader:
         plan = self._plans.get(event.type)
         if plan is None:
             return UNMATCHED
-        time_ms = _time(event.time)
+        time_ms = time_of(event.time)
         subject = event.subject
         if not subject or len(subject) * 4 > SUBJECT_BYTES:
             subject = _subject(subject)
         data = _data(event) if plan.needs_data or _has_data(event) else {}
         slots: list[Any] = [None]
-        for read, place in plan.reads:
-            slots.append(read(place, data))
+        for kind, place in plan.reads:
+            slots.append(_READ[kind](place, data))
         new = tuple.__new__  # what a NamedTuple's own constructor does, at half its price
         measurements = [
             new(Measurement, (meter, slots[group], slots[number], slots[member]))
@@ -121,11 +128,11 @@ class Reader:
         return new(Measured, (time_ms, subject, tuple(measurements)))
 
 
-def _compile(meters: tuple[Meter, ...]) -> _Plan:
-    reads: list[tuple[Callable[[Any, dict[str, object]], object], _Place | _Dimensions]] = []
+def _compile(meters: tuple[Meter, ...]) -> Plan:
+    reads: list[tuple[Kind, Place | Dimensions]] = []
     slots: dict[object, int] = {}
 
-    def slot(read: Callable[[Any, dict[str, object]], object], key: object, place: _Place | _Dimensions) -> int:
+    def slot(read: Kind, key: object, place: Place | Dimensions) -> int:
         if (read, key) not in slots:
             reads.append((read, place))
             slots[read, key] = len(reads)
@@ -139,16 +146,16 @@ def _compile(meters: tuple[Meter, ...]) -> _Plan:
             assert value is not None, "every meter but count has a value"
             place = _place(f"meter {meter.slug}", value, meter.minimum)
             if meter.aggregation == "unique_count":
-                member = slot(_member, value, place)
+                member = slot("member", value, place)
             else:
-                number = slot(_quantity, (value, meter.minimum), place)
-        dimensions = _Dimensions(tuple(_place(name, pointer) for name, pointer in meter.group_by), {})
-        rows.append((meter, slot(_group, meter.group_by, dimensions), number, member))
-    return _Plan(tuple(reads), tuple(rows), any(meter.value is not None for meter in meters))
+                number = slot("quantity", (value, meter.minimum), place)
+        dimensions = Dimensions(tuple(_place(name, pointer) for name, pointer in meter.group_by), {})
+        rows.append((meter, slot("group", meter.group_by, dimensions), number, member))
+    return Plan(tuple(reads), tuple(rows), any(meter.value is not None for meter in meters))
 
 
-def _place(whose: str, pointer: Pointer, minimum: Decimal | None = None) -> _Place:
-    return _Place(whose, pointer.tokens[0] if len(pointer.tokens) == 1 else None, pointer, minimum)
+def _place(whose: str, pointer: Pointer, minimum: Decimal | None = None) -> Place:
+    return Place(whose, pointer.tokens[0] if len(pointer.tokens) == 1 else None, pointer, minimum)
 
 
 _KEPT = 4096
@@ -157,7 +164,7 @@ _MILLIS = {f".{ms:03d}Z": ms for ms in range(1000)} | {"Z": 0, "+00:00": 0}
 _LAST_MS = 253_402_214_399_999  # a day before the last: the end of a window must be a time that can be written, too
 
 
-def _time(text: str | None) -> int:
+def time_of(text: str | None) -> int:
     """Ms UTC, as `parse_rfc3339` has it. Events come second by second, so a second in UTC is parsed once."""
     if text is None:
         raise DataError("invalid", "time is missing, expected an RFC 3339 time with zone, like 2026-01-31T12:00:00Z")
@@ -264,7 +271,7 @@ def _colons(value: object) -> int:
     return sum([_colons(item) for item in value]) if isinstance(value, list) else 0
 
 
-def _quantity(place: _Place, data: dict[str, object]) -> Decimal:
+def _quantity(place: Place, data: dict[str, object]) -> Decimal:
     whose, key, pointer, minimum = place
     found = pointer.find(data) if key is None else data.get(key, MISSING)
     if found is MISSING:
@@ -281,7 +288,8 @@ def _quantity(place: _Place, data: dict[str, object]) -> Decimal:
     return number
 
 
-def _member(place: _Place, data: dict[str, object]) -> bytes:
+def member_of(place: Place, data: dict[str, object]) -> bytes:
+    """16 bytes that stand for what is found, by its kind and value. Raises DataError."""
     whose, key, pointer, _ = place
     found = pointer.find(data) if key is None else data.get(key, MISSING)
     if type(found) is str:
@@ -297,7 +305,8 @@ def _member(place: _Place, data: dict[str, object]) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _group(dimensions: _Dimensions, data: dict[str, object]) -> Group:
+def group_of(dimensions: Dimensions, data: dict[str, object]) -> Group:
+    """The group that the data belongs to. Raises DataError."""
     places, seen = dimensions
     found = tuple([data.get(key, "") if key is not None else pointer.find(data) for _, key, pointer, _ in places])
     for value in found:
@@ -312,11 +321,11 @@ def _group(dimensions: _Dimensions, data: dict[str, object]) -> Group:
     return group
 
 
-def _new_group(places: tuple[_Place, ...], found: tuple[object, ...]) -> Group:
+def _new_group(places: tuple[Place, ...], found: tuple[object, ...]) -> Group:
     return tuple([(place.whose, _group_value(place, value)) for place, value in zip(places, found, strict=True)])
 
 
-def _group_value(place: _Place, found: object) -> str:
+def _group_value(place: Place, found: object) -> str:
     name, _, pointer, _ = place
     if type(found) is str:
         text = found
@@ -334,3 +343,10 @@ def _group_value(place: _Place, found: object) -> str:
             found_text = f"found {size} UTF-8 bytes, expected at most {GROUP_VALUE_BYTES}"
             raise DataError("invalid", f"group {name}: {pointer.text}: {found_text}")
     return text
+
+
+_READ: dict[Kind, Callable[[Any, dict[str, object]], object]] = {
+    "quantity": _quantity,
+    "member": member_of,
+    "group": group_of,
+}

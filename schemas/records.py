@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, overload
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -16,6 +17,66 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+
+
+class PackedRecords(Sequence[Record]):
+    """Records in columns, as a fetch brings thousands of them: each is made only when it is asked for.
+
+    All lists are of one length, offsets ascending. headers: None where no record has any.
+    """
+
+    __slots__ = ("headers", "keys", "offsets", "timestamps_ms", "values")
+
+    def __init__(
+        self,
+        offsets: Sequence[int],
+        timestamps_ms: Sequence[int],
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        headers: Sequence[Headers] | None,
+    ) -> None:
+        self.offsets = offsets
+        self.timestamps_ms = timestamps_ms
+        self.keys = keys
+        self.values = values
+        self.headers = headers
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> PackedRecords:
+        """The same records in columns."""
+        if isinstance(records, PackedRecords):
+            return records
+        rows = list(records)
+        if not rows:
+            return cls((), (), (), (), None)
+        offsets, timestamps_ms, keys, values, headers = zip(*rows, strict=True)
+        return cls(offsets, timestamps_ms, keys, values, headers if any(headers) else None)
+
+    def since(self, position: int) -> PackedRecords:
+        """Those from an offset on."""
+        at = bisect_left(self.offsets, position)
+        return self if at == 0 else self[at:]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @overload
+    def __getitem__(self, at: int) -> Record: ...
+    @overload
+    def __getitem__(self, at: slice) -> PackedRecords: ...
+    def __getitem__(self, at: Any) -> Any:
+        headers = self.headers
+        if isinstance(at, slice):
+            return PackedRecords(
+                self.offsets[at],
+                self.timestamps_ms[at],
+                self.keys[at],
+                self.values[at],
+                None if headers is None else headers[at],
+            )
+        return Record(
+            self.offsets[at], self.timestamps_ms[at], self.keys[at], self.values[at], headers[at] if headers else ()
+        )
 
 
 class Batch(NamedTuple):
@@ -33,6 +94,11 @@ class Batch(NamedTuple):
         """The records from `position` on. A batch that begins behind it is never read over the gap (design §2.4)."""
         assert self.start <= position, f"a batch that begins at {self.start} leaves a gap behind {position}"
         return (record for record in self.records if record.offset >= position)
+
+    def packed(self, position: int) -> PackedRecords:
+        """The same records, in columns."""
+        assert self.start <= position, f"a batch that begins at {self.start} leaves a gap behind {position}"
+        return PackedRecords.of(self.records).since(position)
 
 
 class Out(NamedTuple):

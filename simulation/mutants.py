@@ -50,8 +50,8 @@ MUTANTS = (
         "tables/closing.py", "return min(source.watermark_ms for source", "return max(source.watermark_ms for source",
     ),
     _one(
-        "late usage is dropped", "Faust: late events", "streams/metering.py",
-        "if time_ms < watermark_ms - stream.correct_for_ms:", "if time_ms < watermark_ms:",
+        "late usage is dropped", "Faust: late events", "streams/counting.py",
+        "judged.before_ms - stream.correct_for_ms)", "judged.before_ms)",
     ),
     _one(
         "a recovered window never closes", "Faust: recovered windows", "tables/closing.py",
@@ -150,7 +150,7 @@ MUTANTS = (
     ),
     _one(
         "a batch that comes twice is folded twice", "§2.4", "schemas/records.py",
-        "return (record for record in self.records if record.offset >= position)", "return iter(self.records)",
+        "PackedRecords.of(self.records).since(position)", "PackedRecords.of(self.records)",
     ),
     _one(
         "after a failed effect the state is checkpointed all the same", "§2.4", "streams/tasks.py",
@@ -179,23 +179,22 @@ MUTANTS = (
     ),
     # -- §3: time
     _one(
-        "what is decided depends on where a batch begins", "§2.1", "streams/metering.py",
-        "time_ms, watermark_ms = measured.time_ms, table.watermark_ms",
-        "time_ms, watermark_ms = measured.time_ms, self.__dict__.setdefault('_at_step', {}).setdefault("
-        "table.position - table.position % 3, table.watermark_ms)",
+        "what is decided depends on where a batch begins", "§2.1", "streams/counting.py",
+        "recorded_ms, marks[:-1], int(marks[-1])", "recorded_ms, marks[:-1] * 0 + marks[0], int(marks[-1])",
     ),
     _one(
-        "the future is judged by the wall clock", "§3", "streams/metering.py",
-        "if time_ms > record.timestamp_ms + stream.future_tolerance_ms:",
-        "if time_ms > 1767268800000 + __import__('asyncio').get_running_loop().time() * 1000 + stream.future_tolerance_ms:",
+        "the future is judged by the wall clock", "§3", "streams/counting.py",
+        "(judged.times_ms > judged.recorded_ms + stream.future_tolerance_ms)",
+        "(judged.times_ms > 1767268800000 + __import__('asyncio').get_running_loop().time() * 1000"
+        " + stream.future_tolerance_ms)",
     ),
     _one(
         "a tick is written before the log was read to its end", "§3", "streams/metering.py",
         "if max_delay_ms is None or self.table.position != log_end:", "if max_delay_ms is None:", 600,
     ),
     _one(
-        "a fast clock raises the watermark as far as it likes", "§3", "streams/metering.py",
-        "raised_ms = min(time_ms, record.timestamp_ms)", "raised_ms = time_ms",
+        "a fast clock raises the watermark as far as it likes", "§3", "streams/counting.py",
+        "np.where(is_tick, times_ms, np.minimum(times_ms, recorded_ms))", "times_ms.copy()",
     ),
     _one(
         "a window is revised at every watermark", "§3", "streams/closing.py",
@@ -208,24 +207,27 @@ MUTANTS = (
     # -- §4: one event, one fate
     _one(
         "an id is forgotten too early", "§4", "tables/dedupe.py",
-        "return counted is not None and counted >= watermark_ms - self._correct_for_ms",
-        "return counted is not None and counted >= watermark_ms",
+        "watermarks_ms[chosen]) - self._correct_for_ms", "watermarks_ms[chosen])",
     ),
     _one(
         "an id is known for longer than it may be", "§4", "tables/dedupe.py",
-        "return counted is not None and counted >= watermark_ms - self._correct_for_ms", "return counted is not None",
+        "known = found & (self._times[at].astype(np.int64) + self._base_ms >= floors_ms)", "known = found",
         200, "long",
     ),
     _one(
-        "the id of a dead letter is remembered as counted", "§4", "streams/metering.py",
+        "the id of a dead letter is remembered as counted", "§4", "streams/counting.py",
         "        known = event if isinstance(event, RawEvent) else None\n",
         "        known = event if isinstance(event, RawEvent) else None\n"
-        "        if known: self.table.ids.add(event_id_digest(known.source, known.id), record.timestamp_ms)\n",
+        "        import schemas.events\n"
+        "        if known: self.table.ids.add(schemas.events.event_id_digest(known.source, known.id), record.timestamp_ms)\n",
     ),
     _one(
-        "a duplicate does not move the clock", "§3", "streams/metering.py",
-        "            ledger.duplicate += 1\n            table.raise_watermark(raised_ms)\n",
-        "            ledger.duplicate += 1\n",
+        "a duplicate does not move the clock", "§3", "streams/counting.py",
+        "table.raise_watermark(judged.after_ms)",
+        "raised = np.where(events, np.minimum(judged.times_ms, judged.recorded_ms), judged.times_ms)\n"
+        "        raised[future] = NEVER\n"
+        "        if len(chosen): raised[chosen[duplicate]] = NEVER\n"
+        "        table.raise_watermark(max(table.watermark_ms, int(raised.max())))",
     ),
     _one(
         "the balance between the stages is asked too early", "§4", "streams/closing.py",

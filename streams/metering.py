@@ -18,14 +18,11 @@ from dataclasses import dataclass
 from schemas import partials as wire
 from schemas.deadletters import DeadLetter
 from schemas.definitions import Definitions
-from schemas.errors import DataError, PartitionStopped
-from schemas.events import TICK_TYPE, Malformed, RawEvent, decode, event_id_digest
+from schemas.errors import PartitionStopped
 from schemas.hashing import partition_for
 from schemas.partials import NEVER, Partial, Watermark
-from schemas.reader import Reader
-from schemas.records import Batch, Out, Record
-from schemas.times import parse_rfc3339
-from schemas.windows import WindowKey
+from schemas.records import Batch, Out
+from streams.counting import Counting
 from tables.durable import Durable
 from tables.effects import Procedure, Produce
 from tables.metering import MeteringTable
@@ -38,10 +35,6 @@ class Topics:
     usage: str
     partials: str
     dead_letters: str
-
-
-ROUTED = ("x-opt-partition-key", "meterline-routed")
-"""Headers that stand for a key where AMQP has none: Event Hubs' own, and our sender's, which chooses the partition."""
 
 
 class Metering:
@@ -67,7 +60,7 @@ class Metering:
         self._topics = topics
         self._partition = partition
         self._targets = targets
-        self._reader = Reader(definitions)
+        self._counting = Counting(definitions, topics.usage, partition, targets, table)
         self._sent: list[Watermark | None] = [None] * targets
 
     def recover(self) -> Procedure[None]:
@@ -90,9 +83,7 @@ class Metering:
     def step(self, batch: Batch) -> None:
         """Folds the records of one batch that are not folded yet. A batch that leaves a gap is the caller's to refuse."""
         table = self.table
-        for record in batch.unread(table.position):
-            self._fold(record)
-            table.position = record.offset + 1
+        self.dead_letters += self._counting.count(batch.packed(table.position))
         table.position = max(table.position, batch.end)
         assert table.ledger.balanced, "every event read met exactly one fate (design §4)"
 
@@ -156,101 +147,3 @@ class Metering:
             if mark != self._sent[target]:
                 marks.append((target, mark))
         return marks
-
-    def _fold(self, record: Record) -> None:
-        events = decode(record.value, record.headers)
-        keyless = record.key is None and not any(name in ROUTED for name, _ in record.headers)
-        for event in events:
-            if type(event) is RawEvent and event.type == TICK_TYPE:
-                self._tick(event, record)
-                continue
-            ledger = self.table.ledger
-            ledger.read += 1
-            if keyless:
-                ledger.keyless += 1
-            if type(event) is Malformed:
-                self._dead("malformed", event.reason, record, event)
-            else:
-                self._judge(event, record)  # type: ignore[arg-type]
-
-    def _tick(self, event: RawEvent, record: Record) -> None:
-        ledger = self.table.ledger
-        try:
-            time_ms = parse_rfc3339(event.time or "")
-        except ValueError:
-            ledger.ticks_refused += 1
-            return
-        limit_ms = record.timestamp_ms + self.definitions.stream.future_tolerance_ms
-        if not 0 <= time_ms <= limit_ms:  # before 1970 no event is valid, and in year 0 no document can say it
-            ledger.ticks_refused += 1
-            return
-        ledger.ticks += 1
-        self.table.raise_watermark(time_ms)
-
-    def _judge(self, event: RawEvent, record: Record) -> None:
-        """One event, one fate, in the order of design §4; judged by the watermark before it."""
-        table, stream = self.table, self.definitions.stream
-        ledger = table.ledger
-        if not self._reader.matches(event.type):
-            ledger.unmatched += 1
-            return
-        try:
-            measured = self._reader.measure(event)
-        except DataError as error:
-            self._dead("invalid", error.detail, record, event)
-            return
-        time_ms, watermark_ms = measured.time_ms, table.watermark_ms
-        if time_ms > record.timestamp_ms + stream.future_tolerance_ms:
-            ahead_s = (time_ms - record.timestamp_ms) / 1000
-            self._dead("future", f"time {event.time} is {ahead_s:.0f} s ahead of its record", record, event)
-            return
-        if time_ms < watermark_ms - stream.correct_for_ms:
-            behind_s = (watermark_ms - time_ms) / 1000
-            self._dead("too_late", f"time {event.time} is {behind_s:.0f} s behind the watermark", record, event)
-            return
-        digest = event_id_digest(event.source, event.id)
-        raised_ms = min(time_ms, record.timestamp_ms)
-        if table.ids.knows(digest, watermark_ms):
-            ledger.duplicate += 1
-            table.raise_watermark(raised_ms)
-            return
-        ledger.counted += 1
-        table.ids.add(digest, time_ms)
-        subject = measured.subject
-        target = partition_for(subject, self._targets)
-        number = int.from_bytes(digest, "big")
-        place = (time_ms, record.offset, event.index)
-        late = False
-        for meter, group, quantity, member in measured.measurements:
-            for window in meter.windows:
-                start_ms = time_ms - time_ms % window.size_ms
-                end_ms = start_ms + window.size_ms
-                late = late or end_ms + meter.grace_ms <= watermark_ms
-                key = WindowKey(subject, meter.slug, group, start_ms, window.size)
-                partial = table.partial(key, end_ms, meter.version, record.offset)
-                partial.share.fold(meter.aggregation, quantity, number, place)
-                if member is not None:
-                    table.add_member(key, partial, member)
-                table.folds[target] += 1
-        ledger.late += late
-        table.raise_watermark(raised_ms)
-
-    def _dead(self, reason: str, detail: str, record: Record, event: RawEvent | Malformed) -> None:
-        self.table.ledger.dead(reason)
-        known = event if isinstance(event, RawEvent) else None
-        self.dead_letters.append(
-            DeadLetter(
-                reason=reason,
-                detail=detail,
-                topic=self._topics.usage,
-                partition=self._partition,
-                offset=record.offset,
-                index=event.index,
-                recorded_ms=record.timestamp_ms,
-                original=event.raw,
-                event_id=known.id if known else None,
-                event_source=known.source if known else None,
-                event_type=known.type if known else None,
-                headers=tuple(record.headers),
-            )
-        )

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, TypeVar
 
 from schemas import events
 from schemas.errors import BrokerError, MeterlineError, PartitionStopped
-from schemas.records import Batch, Out
+from schemas.records import Batch, Out, PackedRecords
 from streams.clock import Clock
 from streams.closing import Closing
 from streams.driver import drive
@@ -28,9 +28,8 @@ from tables.effects import Effect, Procedure, Produce
 log = logging.getLogger("meterline.tasks")
 T = TypeVar("T")
 
-SLICE = 200
-"""Records folded before the event loop gets a turn; batch boundaries mean nothing to the steps."""
-
+SLICE_RECORDS, SLICE_BYTES = 1024, 256_000
+"""What is folded before the event loop gets a turn, about; batch boundaries mean nothing to the steps."""
 
 TELL_S = 3.0
 """How often the log says how far a recovery is, seconds."""
@@ -234,11 +233,13 @@ class PartitionTask(ABC):
             raise BrokerError(
                 f"{self.topic}[{self.partition}]: a batch begins at {batch.start}, but the state ends at {self.position}"
             )
-        records = batch.records
-        for at in range(0, len(records), SLICE):
-            part = records[at : at + SLICE]
-            last = at + SLICE >= len(records)
-            self._step(Batch(self.position, batch.end if last else part[-1].offset + 1, part))
+        records = PackedRecords.of(batch.records)
+        size = sum(len(value) for value in records.values if value) // max(1, len(records))
+        many = max(1, min(SLICE_RECORDS, SLICE_BYTES // max(1, size)))
+        for at in range(0, len(records), many):
+            part = records[at : at + many]
+            last = at + many >= len(records)
+            self._step(Batch(self.position, batch.end if last else part.offsets[-1] + 1, part))
             if not last:
                 await asyncio.sleep(0)
 

@@ -47,7 +47,7 @@ class Share(msgspec.Struct, gc=False):
         """Folds one counted event in. event_digest: the 128 bits of its id. place: (event time ms, offset, index)."""
         self.events += 1
         self.digest = (self.digest + event_digest) % DIGEST_MOD
-        self.through = place[1]
+        self.through = max(self.through, place[1])
         if quantity is None:
             return
         held = self.amount
@@ -62,6 +62,26 @@ class Share(msgspec.Struct, gc=False):
             self.amount = max(held, quantity)
         else:
             self.amount = SUM.add(held, quantity)
+
+    def fold_many(self, aggregation: str, events: int, digests: int, through: int, amount: Decimal | None) -> None:
+        """Folds several counted events in. digests: the sum of their ids'. through: the offset of the last of them.
+
+        amount: what they come to by the aggregation; None for count. Not for `latest`.
+        """
+        self.events += events
+        self.digest = (self.digest + digests) % DIGEST_MOD
+        self.through = max(self.through, through)
+        if amount is None:
+            return
+        held = self.amount
+        if held is None:
+            self.amount = amount
+        elif aggregation == "min":
+            self.amount = min(held, amount)
+        elif aggregation == "max":
+            self.amount = max(held, amount)
+        else:
+            self.amount = SUM.add(held, amount)
 
     def contribution(self) -> Contribution:
         """As it crosses a wire."""

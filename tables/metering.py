@@ -142,6 +142,8 @@ class MeteringTable:
             partial = OpenPartial(Share(offset), end_ms + self._correct_for_ms, version)
             self.partials[key] = partial
             self._seals.add(partial.seal_ms, key)
+        elif offset < partial.share.first:  # of one batch, they do not come in the order of the log
+            partial.share.first = offset
         self._touched.add(key)
         self.dirty[key] = partial
         return partial

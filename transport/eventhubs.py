@@ -31,7 +31,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from schemas.errors import CommitRefused
-from schemas.records import Batch, Record
+from schemas.records import Batch, PackedRecords
+from transport.fetching import fetch_packed
 from transport.membership import Membership, Owners, directory_assignor
 
 T = TypeVar("T")
@@ -157,6 +158,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         timeout: float | None = None,
         max_records: Any = None,
     ) -> dict[TopicPartition, list[ConsumerRecord]]:
+        if not self.consumer.flow_active:
+            return {}
         if self.ending:
             await asyncio.sleep(timeout or 1.0)
             return {}
@@ -165,13 +168,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             with consumer._subscription.fetch_context():  # or it leaves the group for not being polled
                 await asyncio.sleep(NOT_TAKEN_S)
             return {}
-        fetched = await super()._fetch_records(consumer, taken, timeout=timeout, max_records=max_records)
+        fetched = await fetch_packed(consumer, taken, timeout or 0.0)
         epoch = self.epoch
         starts: dict[TopicPartition, tuple[int, int | None]] = {}
         for tp, records in fetched.items():  # all of them before the first await: a rebalance may come in between
-            if records:
-                starts[tp] = records[0].offset, self._ends.get(tp)
-                self._ends[tp] = records[-1].offset + 1
+            starts[tp] = records.offsets[0], self._ends.get(tp)
+            self._ends[tp] = records.offsets[-1] + 1
         batches = {}
         for tp, (first, expected) in starts.items():
             start = first
@@ -183,18 +185,17 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return batches if self.epoch == epoch else {}
 
 
-def _one_message(tp: TopicPartition, start: int, records: list[ConsumerRecord]) -> ConsumerRecord:
+def _one_message(tp: TopicPartition, start: int, records: PackedRecords) -> ConsumerRecord:
     """All records of one fetch as one record, whose value is the batch and whose offset is the last one's."""
-    last = records[-1]
-    batch = Batch(start, last.offset + 1, [Record(r.offset, r.timestamp, r.key, r.value, r.headers) for r in records])
+    last = records.offsets[-1]
     return ConsumerRecord(
         topic=tp.topic,
         partition=tp.partition,
-        offset=last.offset,
-        timestamp=last.timestamp,
-        timestamp_type=last.timestamp_type,
+        offset=last,
+        timestamp=records.timestamps_ms[-1],
+        timestamp_type=1,
         key=None,
-        value=batch,
+        value=Batch(start, last + 1, records),
         checksum=None,
         serialized_key_size=0,
         serialized_value_size=0,

@@ -10,9 +10,9 @@ from schemas import partials as wire
 from schemas.errors import BrokerError, NotMended, PartitionStopped
 from schemas.partials import Contribution, Partial, Partials, Watermark
 from schemas.windows import WindowKey
+from streams.counting import Counting
 from streams.deployment import StageName
 from streams.mending import accept_gap, rebuild, resend
-from streams.metering import Metering
 from tables.effects import Commit, Effect, Produce
 from tables.gaps import describe
 from tests.streams.lives import PLACES, alarms, do, end, event, heal, in_balance, lived, look, use
@@ -450,14 +450,14 @@ def test_a_record_that_can_be_joined_is_never_passed_over() -> None:
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, world: World, number: int) -> int:
     """A defect: METERING cannot fold the record with this event. Its offset."""
-    fold = Metering._fold
+    read = Counting._read
 
-    def failing(self: Metering, record: Any) -> None:
-        fold(self, record)
-        if b'"id":"0-%d"' % number in (record.value or b""):
+    def failing(self: Counting, records: Any) -> Any:
+        if any(b'"id":"0-%d"' % number in (value or b"") for value in records.values):
             raise ArithmeticError("a defect")
+        return read(self, records)
 
-    monkeypatch.setattr(Metering, "_fold", failing)
+    monkeypatch.setattr(Counting, "_read", failing)
     return number
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+
+import numpy as np
+import pytest
 
 from tables.dedupe import KnownIds
 from tests import pictures
@@ -154,3 +158,78 @@ def test_times_before_1970_are_times_like_others() -> None:
     again = KnownIds(CORRECT_FOR)
     again.restore(entry.value or b"")
     assert again.knows(b"x" * 16, CORRECT_FOR - 5) and not again.knows(b"x" * 16, CORRECT_FOR - 4)
+
+
+def digest_of(number: int) -> bytes:
+    return hashlib.blake2b(b"%d" % number, digest_size=16).digest()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_batch_is_judged_as_its_events_one_by_one(seed: int) -> None:
+    """Against a plain dictionary: ids that come again in the batch, too, and some that are known no longer."""
+    rng = random.Random(seed)
+    ids, counted = KnownIds(CORRECT_FOR), dict[bytes, int]()
+    watermark_ms = NOON
+    many = rng.choice([3, 40, 4000])
+    for _ in range(rng.randint(1, 30)):
+        rows = []
+        for _ in range(rng.choice([1, 7, 300])):
+            watermark_ms += rng.choice([0, 0, 0, 1, MINUTE])
+            rows.append((digest_of(rng.randrange(many)), watermark_ms - rng.randrange(CORRECT_FOR + 1), watermark_ms))
+        expected = []
+        for digest, time_ms, before_ms in rows:
+            expected.append(counted.get(digest, -1) >= before_ms - CORRECT_FOR)
+            if not expected[-1]:
+                counted[digest] = time_ms
+        digests, times_ms, before = zip(*rows, strict=True)
+        assert ids.count(digests, np.array(times_ms), np.array(before)).tolist() == expected
+        if rng.random() < 0.5:
+            ids.evict(watermark_ms)
+        again = KnownIds(CORRECT_FOR)
+        for bucket in ids.units():
+            for entry in ids.slice(bucket):
+                again.restore(entry.value or b"")
+        assert all(
+            again.knows(digest, watermark_ms) == ids.knows(digest, watermark_ms) == (at >= watermark_ms - CORRECT_FOR)
+            for digest, at in list(counted.items())[:50]
+        )
+
+
+def test_an_id_takes_at_most_forty_bytes() -> None:
+    ids = KnownIds(CORRECT_FOR)
+    for number in range(0, 120_000, 500):
+        digests = [digest_of(at) for at in range(number, number + 500)]
+        ids.count(digests, np.full(500, NOON), np.full(500, NOON))
+        assert ids.size_bytes <= 40 * len(ids), f"{ids.size_bytes / len(ids):.1f} bytes each of {len(ids)}"
+
+
+def test_what_is_swept_is_soon_gone_from_memory() -> None:
+    ids = KnownIds(CORRECT_FOR)
+    for number in range(300):
+        time_ms = NOON + number * MINUTE
+        ids.count([digest_of(number * 100 + at) for at in range(100)], np.full(100, time_ms), np.full(100, time_ms))
+        ids.evict(time_ms)
+        assert len(ids) <= 6200
+        assert ids.size_bytes <= 2 * 40 * max(len(ids), 100)
+    ids.evict(NOON + 10_000 * MINUTE)
+    assert len(ids) == 0 and ids.size_bytes < 2000
+
+
+def test_times_years_apart_are_told_apart() -> None:
+    """A replay's clock jumps; seven weeks fit into four bytes, and more must not come out as less."""
+    ids = KnownIds(CORRECT_FOR)
+    year = 365 * 24 * 60 * MINUTE
+    digests = [digest_of(number) for number in range(200)]
+    times_ms = np.array([NOON + number * year // 50 for number in range(200)])
+    assert not ids.count(digests, times_ms, times_ms).any()
+    assert ids.count(digests, times_ms, times_ms + CORRECT_FOR).all()
+    assert not ids.count(digests, times_ms, times_ms + CORRECT_FOR + 1).any()
+
+
+def test_ids_that_are_made_up_do_not_crowd_together() -> None:
+    """Whoever chooses ids could choose digests that begin alike; a table that went by them would stand still."""
+    ids = KnownIds(CORRECT_FOR)
+    for number in range(0, 60_000, 1000):
+        digests = [at.to_bytes(16, "big") for at in range(number, number + 1000)]
+        assert not ids.count(digests, np.full(1000, NOON), np.full(1000, NOON)).any()
+    assert len(ids) == 60_000

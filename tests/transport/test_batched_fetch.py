@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.structs import ConsumerRecord
-from faust.transport.drivers import aiokafka as driver
 
-from schemas.records import Batch
+from schemas.records import Batch, PackedRecords, Record
+from transport import eventhubs
 from transport.eventhubs import ConsumerThread
 
 TP = TopicPartition("usage", 0)
 OTHER = TopicPartition("usage", 1)
 
 
-def record(offset: int, tp: TopicPartition = TP) -> ConsumerRecord[bytes, bytes]:
-    return ConsumerRecord(tp.topic, tp.partition, offset, 1000 + offset, 1, b"k", b"v", None, 1, 1, ())
+def record(offset: int) -> Record:
+    return Record(offset, 1000 + offset, b"k", b"v")
 
 
 class Consumer:
@@ -66,15 +66,16 @@ def fetched() -> dict[TopicPartition, list[Any]]:
 @pytest.fixture
 def thread(fetched: dict[TopicPartition, list[Any]], monkeypatch: pytest.MonkeyPatch) -> ConsumerThread:
     async def fetch(
-        _thread: Any, _consumer: Any, active: set[TopicPartition], **_: Any
-    ) -> dict[TopicPartition, list[Any]]:
+        _consumer: Any, active: set[TopicPartition], _timeout_s: float
+    ) -> dict[TopicPartition, PackedRecords]:
         assert active, "aiokafka takes none for all"
-        return {tp: records for tp, records in fetched.items() if tp in active}
+        return {tp: PackedRecords.of(records) for tp, records in fetched.items() if tp in active}
 
-    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
+    monkeypatch.setattr(eventhubs, "fetch_packed", fetch)
     thread: ConsumerThread = ConsumerThread.__new__(ConsumerThread)
     thread.epoch, thread.ending, thread.membership, thread._ends = 1, False, None, {}
     thread.takes = lambda _topic, _partition: True
+    thread.consumer = SimpleNamespace(flow_active=True)
     return thread
 
 
@@ -144,7 +145,7 @@ async def test_a_partition_that_is_not_wanted_yet_stays_in_the_buffer_and_holds_
     thread: ConsumerThread, fetched: dict[TopicPartition, list[Any]]
 ) -> None:
     consumer = Consumer({TP: 0, OTHER: 0})
-    fetched[TP], fetched[OTHER] = [record(0)], [record(0, OTHER)]
+    fetched[TP], fetched[OTHER] = [record(0)], [record(0)]
     thread.takes = lambda topic, partition: partition == OTHER.partition
     assert set(await batches(thread, consumer)) == {OTHER}
     thread.takes = lambda topic, partition: False

@@ -1,0 +1,535 @@
+"""One fate for every event of a batch, and the fold of those that count (design §4), batch by batch and column by column.
+
+What an event is (malformed, unmatched, invalid, or measured) depends on its bytes alone; what becomes of a measured one
+depends on the watermark and the ids known before it. So all of them are measured first, then judged in their order at once:
+the watermark before each is the highest time up to there, whatever became of those between (only the future, and what is too
+late, which lies behind it, raise nothing). Then those that count are folded per window and meter. Batch boundaries mean
+nothing: record by record comes to the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from schemas.columns import Columns, Integers, columns
+from schemas.deadletters import DeadLetter
+from schemas.definitions import Definitions, Meter, Window
+from schemas.errors import DataError
+from schemas.events import TICK_TYPE, Malformed, RawEvent, decode, id_hash, is_binary
+from schemas.hashing import partition_for
+from schemas.partials import NEVER
+from schemas.plain import Plain, PlainEvent, decode_plain
+from schemas.reader import Group, Measured, Reader
+from schemas.records import PackedRecords, Record
+from schemas.times import parse_rfc3339
+from schemas.windows import WindowKey
+from tables.metering import MeteringTable
+
+ROUTED = ("x-opt-partition-key", "meterline-routed")
+"""Headers that stand for a key where AMQP has none: Event Hubs' own, and our sender's, which chooses the partition."""
+
+SLICE = 1024
+"""Records judged together; more would leave the processor's caches."""
+
+_SOURCES = 1024
+
+
+class _Measured(NamedTuple):
+    """An event that was measured by itself. number: of its record in the slice."""
+
+    number: int
+    event: RawEvent
+    measured: Measured
+
+
+class _Tick(NamedTuple):
+    """A tick that is believed. number: of its record in the slice; place: in its envelope."""
+
+    number: int
+    place: int
+    time_ms: int
+
+
+@dataclass(slots=True)
+class _Slice:
+    """What a slice of records was found to be. plain: of each type its columns, and where its events are in `events`."""
+
+    records: PackedRecords
+    events: Plain
+    plain: list[tuple[Columns, Integers]] = field(default_factory=list)
+    single: list[_Measured] = field(default_factory=list)
+    ticks: list[_Tick] = field(default_factory=list)
+    letters: list[tuple[int, int, DeadLetter]] = field(default_factory=list)
+    decoded: dict[int, list[RawEvent | Malformed]] = field(default_factory=dict)
+
+    def exactly(self, number: int) -> list[RawEvent | Malformed]:
+        """The events of a record, one by one."""
+        if number not in self.decoded:
+            record = self.records[number]
+            self.decoded[number] = decode(record.value, record.headers)
+        return self.decoded[number]
+
+
+class _Judged(NamedTuple):
+    """Measured events in their order, ticks among them. kind: _PLAIN, _SINGLE or _TICK; at: where in its list it stands.
+
+    before_ms: the watermark before each; after_ms: the one behind all of them.
+    """
+
+    kind: Integers
+    at: Integers
+    times_ms: Integers
+    recorded_ms: Integers
+    before_ms: Integers
+    after_ms: int
+
+
+_PLAIN, _SINGLE, _TICK = 0, 1, 2
+
+
+class Counting:
+    """Counts the events of one source partition into its table.
+
+    targets: M, how many partitions the partials topic has.
+    """
+
+    def __init__(
+        self, definitions: Definitions, topic: str, partition: int, targets: int, table: MeteringTable
+    ) -> None:
+        self.table = table
+        self._stream = definitions.stream
+        self._reader = Reader(definitions)
+        self._topic = topic
+        self._partition = partition
+        self._targets = targets
+        self._hashes: dict[str, Any] = {}
+
+    def count(self, records: PackedRecords) -> list[DeadLetter]:
+        """Counts the events of records, which follow one another. Returns the dead letters, in order."""
+        letters: list[DeadLetter] = []
+        for at in range(0, len(records), SLICE):
+            part = records[at : at + SLICE]
+            try:
+                letters += self._count(part)
+            except Exception:
+                self.table.position = self._at_fault(part)
+                raise
+            self.table.position = part.offsets[-1] + 1
+        return letters
+
+    def _at_fault(self, records: PackedRecords) -> int:
+        """The offset of the record that cannot be counted, as near as it can be told; the state is lost anyway."""
+        for record in records:
+            try:
+                self._read(PackedRecords.of([record]))
+            except Exception:
+                return record.offset
+        return records.offsets[0]
+
+    def _count(self, records: PackedRecords) -> list[DeadLetter]:
+        found = self._read(records)
+        judged = self._order(found)
+        if judged is not None:
+            self._judge(found, judged)
+        found.letters.sort(key=lambda letter: letter[:2])
+        return [letter for _, _, letter in found.letters]
+
+    # -- what each event is
+
+    def _read(self, records: PackedRecords) -> _Slice:
+        ledger = self.table.ledger
+        headers = records.headers
+        events, odd = decode_plain(
+            records.values, None if headers is None else [not is_binary(held) for held in headers]
+        )
+        found = _Slice(records, events)
+        keyless = self._keyless(records)
+        ledger.read += len(events.events)
+        if keyless:
+            ledger.keyless += sum(map(keyless.__contains__, events.records))
+        for number in odd:
+            for event in found.exactly(number):
+                self._single(found, number, event, keyless)
+        types = [event.type for event in events.events]
+        kinds = dict.fromkeys(types)
+        for kind in kinds:
+            if len(kinds) == 1:
+                where, held = np.arange(len(types)), events.events
+            else:
+                where = np.array([at for at, other in enumerate(types) if other == kind])
+                held = [events.events[at] for at in where.tolist()]
+            self._plain(found, kind, where, held, keyless)
+        return found
+
+    def _plain(self, found: _Slice, kind: str, where: Integers, held: Sequence[PlainEvent], keyless: set[int]) -> None:
+        """All plain events of one type."""
+        ledger = self.table.ledger
+        plan = self._reader.plan(kind)
+        if plan is None and kind != TICK_TYPE:
+            ledger.unmatched += len(held)
+            return
+        read = columns(plan, held) if plan is not None else None
+        odd = range(len(held)) if read is None else sorted(read.odd)
+        if odd:
+            records, indexes = found.events.records, found.events.indexes
+            ledger.read -= len(odd)
+            for at in where[list(odd)].tolist():
+                ledger.keyless -= records[at] in keyless
+                self._single(found, records[at], found.exactly(records[at])[indexes[at]], keyless)
+        if read is not None:
+            found.plain.append((read, where))
+
+    def _single(self, found: _Slice, number: int, event: RawEvent | Malformed, keyless: set[int]) -> None:
+        """One event by itself: its fate, or what it measures."""
+        ledger = self.table.ledger
+        record = found.records[number]
+        if type(event) is RawEvent and event.type == TICK_TYPE:
+            self._tick(found, number, event, record)
+            return
+        ledger.read += 1
+        ledger.keyless += number in keyless
+        if type(event) is Malformed:
+            self._dead(found, number, "malformed", event.reason, event)
+            return
+        assert type(event) is RawEvent
+        if not self._reader.matches(event.type):
+            ledger.unmatched += 1
+            return
+        try:
+            found.single.append(_Measured(number, event, self._reader.measure(event)))
+        except DataError as error:
+            self._dead(found, number, "invalid", error.detail, event)
+
+    def _tick(self, found: _Slice, number: int, event: RawEvent, record: Record) -> None:
+        ledger = self.table.ledger
+        try:
+            time_ms = parse_rfc3339(event.time or "")
+        except ValueError:
+            ledger.ticks_refused += 1
+            return
+        limit_ms = record.timestamp_ms + self._stream.future_tolerance_ms
+        if not 0 <= time_ms <= limit_ms:  # before 1970 no event is valid, and in year 0 no document can say it
+            ledger.ticks_refused += 1
+            return
+        ledger.ticks += 1
+        found.ticks.append(_Tick(number, event.index, time_ms))
+
+    def _keyless(self, records: PackedRecords) -> set[int]:
+        """Records without a key and without what stands for one."""
+        if None not in records.keys:
+            return set()
+        headers = records.headers
+        return {
+            number
+            for number, key in enumerate(records.keys)
+            if key is None and not (headers and any(name in ROUTED for name, _ in headers[number]))
+        }
+
+    # -- what becomes of each
+
+    def _order(self, found: _Slice) -> _Judged | None:
+        """Everything that has a time, in the log's order, each with the watermark before it."""
+        events = found.events
+        numbers, indexes = np.array(events.records, np.int64), np.array(events.indexes, np.int64)
+        kind: list[Integers] = []
+        at: list[Integers] = []
+        times: list[Integers] = []
+        for read, where in found.plain:
+            good = _without(len(where), read.odd)
+            kind.append(np.zeros(len(good), np.int64))
+            at.append(where[good])
+            times.append(read.times_ms[good])
+        records = [numbers[chosen] for chosen in at]
+        places = [indexes[chosen] for chosen in at]
+        if found.single:
+            kind.append(np.full(len(found.single), _SINGLE))
+            at.append(np.arange(len(found.single)))
+            times.append(np.array([one.measured.time_ms for one in found.single], np.int64))
+            records.append(np.array([one.number for one in found.single], np.int64))
+            places.append(np.array([one.event.index for one in found.single], np.int64))
+        if found.ticks:
+            kind.append(np.full(len(found.ticks), _TICK))
+            at.append(np.arange(len(found.ticks)))
+            times.append(np.array([tick.time_ms for tick in found.ticks], np.int64))
+            records.append(np.array([tick.number for tick in found.ticks], np.int64))
+            places.append(np.array([tick.place for tick in found.ticks], np.int64))
+        if not kind or not sum(map(len, kind)):
+            return None
+        record = np.concatenate(records)
+        columns_of = [np.concatenate(kind), np.concatenate(at), np.concatenate(times)]
+        if len(kind) > 1:
+            order = np.lexsort((np.concatenate(places), record))
+            record, columns_of = record[order], [column[order] for column in columns_of]
+        recorded_ms = np.array(found.records.timestamps_ms, np.int64)[record]
+        times_ms, is_tick = columns_of[2], columns_of[0] == _TICK
+        raised = np.where(is_tick, times_ms, np.minimum(times_ms, recorded_ms))
+        raised[~is_tick & (times_ms > recorded_ms + self._stream.future_tolerance_ms)] = NEVER
+        marks = np.maximum.accumulate(np.concatenate(([self.table.watermark_ms], raised)))
+        return _Judged(columns_of[0], columns_of[1], times_ms, recorded_ms, marks[:-1], int(marks[-1]))
+
+    def _judge(self, found: _Slice, judged: _Judged) -> None:
+        """The future, the too late, duplicates, and the counted: those are folded."""
+        table, stream, ledger = self.table, self._stream, self.table.ledger
+        events = judged.kind != _TICK
+        future = events & (judged.times_ms > judged.recorded_ms + stream.future_tolerance_ms)
+        too_late = events & ~future & (judged.times_ms < judged.before_ms - stream.correct_for_ms)
+        for at in np.flatnonzero(future | too_late).tolist():
+            self._out_of_time(found, judged, at, "future" if future[at] else "too_late")
+        chosen = np.flatnonzero(events & ~future & ~too_late)
+        if len(chosen):
+            digests = self._digests(found, judged, chosen)
+            duplicate = table.ids.count(digests, judged.times_ms[chosen], judged.before_ms[chosen])
+            ledger.duplicate += int(duplicate.sum())
+            ledger.counted += int((~duplicate).sum())
+            self._fold(
+                found, judged, chosen[~duplicate], [d for d, known in zip(digests, duplicate, strict=True) if not known]
+            )
+        table.raise_watermark(judged.after_ms)
+
+    def _digests(self, found: _Slice, judged: _Judged, chosen: Integers) -> list[bytes]:
+        """16 bytes that stand for each event's source and id, as `event_id_digest` has them."""
+        events, single, hashes = found.events.events, found.single, self._hashes
+        digests = []
+        for kind, at in zip(judged.kind[chosen].tolist(), judged.at[chosen].tolist(), strict=True):
+            event = events[at] if kind == _PLAIN else single[at].event
+            known = hashes.get(event.source)
+            if known is None:
+                if len(hashes) >= _SOURCES:
+                    hashes.clear()
+                known = hashes[event.source] = id_hash(event.source)
+            digest = known.copy()
+            digest.update(event.id.encode())
+            digests.append(digest.digest())
+        return digests
+
+    def _out_of_time(self, found: _Slice, judged: _Judged, at: int, reason: str) -> None:
+        place = int(judged.at[at])
+        if judged.kind[at] == _PLAIN:
+            number = found.events.records[place]
+            event = found.exactly(number)[found.events.indexes[place]]
+        else:
+            number, event = found.single[place].number, found.single[place].event
+        assert isinstance(event, RawEvent)
+        if reason == "future":
+            by_s, what = (judged.times_ms[at] - judged.recorded_ms[at]) / 1000, "ahead of its record"
+        else:
+            by_s, what = (judged.before_ms[at] - judged.times_ms[at]) / 1000, "behind the watermark"
+        self._dead(found, number, reason, f"time {event.time} is {by_s:.0f} s {what}", event)
+
+    def _dead(self, found: _Slice, number: int, reason: str, detail: str, event: RawEvent | Malformed) -> None:
+        self.table.ledger.dead(reason)
+        record = found.records[number]
+        known = event if isinstance(event, RawEvent) else None
+        letter = DeadLetter(
+            reason=reason,
+            detail=detail,
+            topic=self._topic,
+            partition=self._partition,
+            offset=record.offset,
+            index=event.index,
+            recorded_ms=record.timestamp_ms,
+            original=event.raw,
+            event_id=known.id if known else None,
+            event_source=known.source if known else None,
+            event_type=known.type if known else None,
+            headers=tuple(record.headers),
+        )
+        found.letters.append((number, event.index, letter))
+
+    # -- the fold
+
+    def _fold(self, found: _Slice, judged: _Judged, counted: Integers, digests: list[bytes]) -> None:
+        """Folds the counted events, whose digests are given in the same order."""
+        kind, at, before_ms = judged.kind[counted], judged.at[counted], judged.before_ms[counted]
+        plain = np.flatnonzero(kind == _PLAIN)
+        if len(plain):
+            place = np.full(len(found.events.events), -1, np.int64)  # of a plain event, among the counted
+            place[at[plain]] = plain
+            for read, where in found.plain:
+                rows = np.flatnonzero(place[where] >= 0)
+                if len(rows):
+                    chosen = place[where[rows]]
+                    order = np.argsort(chosen, kind="stable")
+                    rows, chosen = rows[order], chosen[order]
+                    self._fold_columns(
+                        found, read, where, rows, before_ms[chosen], [digests[n] for n in chosen.tolist()]
+                    )
+        for n in np.flatnonzero(kind == _SINGLE).tolist():
+            self._fold_single(found, found.single[int(at[n])], int(before_ms[n]), digests[n])
+
+    def _fold_single(self, found: _Slice, one: _Measured, before_ms: int, digest: bytes) -> None:
+        table, (time_ms, subject, measurements) = self.table, one.measured
+        offset = found.records.offsets[one.number]
+        target = partition_for(subject, self._targets)
+        number, place = int.from_bytes(digest, "big"), (time_ms, offset, one.event.index)
+        late = False
+        for meter, group, quantity, member in measurements:
+            for window in meter.windows:
+                start_ms = time_ms - time_ms % window.size_ms
+                end_ms = start_ms + window.size_ms
+                late = late or end_ms + meter.grace_ms <= before_ms
+                key = WindowKey(subject, meter.slug, group, start_ms, window.size)
+                partial = table.partial(key, end_ms, meter.version, offset)
+                partial.share.fold(meter.aggregation, quantity, number, place)
+                if member is not None:
+                    table.add_member(key, partial, member)
+                table.folds[target] += 1
+        table.ledger.late += late
+
+    def _fold_columns(
+        self, found: _Slice, read: Columns, where: Integers, rows: Integers, before_ms: Integers, digests: list[bytes]
+    ) -> None:
+        """Folds rows of columns, in the log's order."""
+        whole = len(rows) == len(read.subjects)
+        chosen = rows.tolist()
+        times_ms = read.times_ms[rows]
+        records = [found.events.records[at] for at in where[rows].tolist()]
+        offsets = np.array([found.records.offsets[number] for number in records], np.int64)
+        subjects = read.subjects if whole else [read.subjects[row] for row in chosen]
+        late = np.zeros(len(rows), bool)
+        lanes = np.frombuffer(b"".join(digests), ">u4").reshape(-1, 4).astype(np.float64)  # exact: sums stay below 2^53
+        buckets: dict[tuple[int, str], _Buckets] = {}
+        for meter, group_slot, number_slot, member_slot in read.plan.meters:
+            for window in meter.windows:
+                held = buckets.get((group_slot, window.size))
+                if held is None:
+                    groups = read.slots[group_slot]
+                    groups = groups if whole else [groups[row] for row in chosen]
+                    held = buckets[group_slot, window.size] = _Buckets(
+                        subjects, groups, times_ms, offsets, lanes, window
+                    )
+                late |= held.ends_ms + meter.grace_ms <= before_ms
+                amounts: Any = read.slots[number_slot]
+                if amounts is not None and not whole:
+                    amounts = amounts[rows] if isinstance(amounts, np.ndarray) else [amounts[row] for row in chosen]
+                partials = self._partials(held, meter, window)
+                if member_slot or not held.sums(meter.aggregation, amounts, partials):
+                    indexes = [found.events.indexes[at] for at in where[rows].tolist()]
+                    members = [read.slots[member_slot][row] for row in chosen] if member_slot else None
+                    self._fold_rows(held, meter, amounts, members, partials, digests, indexes)
+        self.table.ledger.late += int(late.sum())
+
+    def _partials(self, held: _Buckets, meter: Meter, window: Window) -> list[Any]:
+        """The partials of a meter's windows, one per bucket; the folds are noted per target."""
+        table, folds, targets = self.table, self.table.folds, self._targets
+        partials = []
+        for (subject, group), start_ms, first, events in zip(
+            held.names, held.starts_ms, held.first, held.events, strict=True
+        ):
+            key = WindowKey(subject, meter.slug, group, start_ms, window.size)
+            partials.append(table.partial(key, start_ms + window.size_ms, meter.version, first))
+            folds[partition_for(subject, targets)] += events
+        return partials
+
+    def _fold_rows(
+        self, held: _Buckets, meter: Meter, amounts: Any, members: list[bytes] | None, partials: list[Any],
+        digests: list[bytes], indexes: list[int],
+    ) -> None:  # fmt: skip
+        """One by one: what cannot be added up as machine words, the latest, and members."""
+        quantities: Iterable[Decimal | None]
+        if amounts is None:
+            quantities = [None] * len(digests)
+        else:
+            quantities = map(Decimal, amounts.tolist()) if isinstance(amounts, np.ndarray) else amounts
+        rows = zip(
+            held.bucket.tolist(),
+            quantities,
+            digests,
+            held.times_ms.tolist(),
+            held.offsets.tolist(),
+            indexes,
+            strict=True,
+        )
+        for row, (bucket, quantity, digest, time_ms, offset, index) in enumerate(rows):
+            partial = partials[bucket]
+            partial.share.fold(meter.aggregation, quantity, int.from_bytes(digest, "big"), (time_ms, offset, index))
+            if members is not None:
+                key = WindowKey(
+                    held.names[bucket][0], meter.slug, held.names[bucket][1], held.starts_ms[bucket], held.size
+                )
+                self.table.add_member(key, partial, members[row])
+
+
+class _Buckets:
+    """Rows by subject, group and window of one size. bucket: of each row. The lists: of each bucket.
+
+    names: subject and group. starts_ms: of its window. events, first, last, digests: how many rows, the offsets of its first
+    and last one, the sum of their digests.
+    """
+
+    def __init__(
+        self,
+        subjects: list[str],
+        groups: list[Group],
+        times_ms: Integers,
+        offsets: Integers,
+        lanes: Any,
+        window: Window,
+    ) -> None:
+        self.size = window.size
+        self.times_ms, self.offsets = times_ms, offsets
+        starts_ms = times_ms - times_ms % window.size_ms
+        self.ends_ms = starts_ms + window.size_ms
+        pairs = list(zip(subjects, groups, strict=True))
+        numbers: dict[tuple[str, Group], int] = dict.fromkeys(pairs, 0)
+        for number, pair in enumerate(numbers):
+            numbers[pair] = number
+        names = list(numbers)
+        bucket = np.fromiter(map(numbers.__getitem__, pairs), np.int64, len(pairs))
+        first_start = int(starts_ms.min())
+        if first_start == int(starts_ms.max()):
+            self.names, self.bucket = names, bucket
+            self.starts_ms = [first_start] * len(names)
+        else:
+            step = (starts_ms - first_start) // window.size_ms
+            many = int(step.max()) + 1
+            found, self.bucket = np.unique(bucket * many + step, return_inverse=True)
+            self.names = [names[number] for number in (found // many).tolist()]
+            self.starts_ms = (found % many * window.size_ms + first_start).tolist()
+        size = len(self.names)
+        self.events: list[int] = np.bincount(self.bucket, minlength=size).tolist()
+        last = np.zeros(size, np.int64)
+        np.maximum.at(last, self.bucket, offsets)
+        first = np.full(size, int(offsets[-1]), np.int64)
+        np.minimum.at(first, self.bucket, offsets)
+        self.first: list[int] = first.tolist()
+        self.last: list[int] = last.tolist()
+        sums = [np.bincount(self.bucket, lanes[:, lane], size).astype(np.int64).tolist() for lane in range(4)]
+        self.digests = [(a << 96) + (b << 64) + (c << 32) + d for a, b, c, d in zip(*sums, strict=True)]
+
+    def sums(self, aggregation: str, amounts: Any, partials: list[Any]) -> bool:
+        """Folds all rows into their partials at once; False where they must be folded one by one."""
+        if aggregation == "latest" or (amounts is not None and not isinstance(amounts, np.ndarray)):
+            return False
+        folded: Iterable[Decimal | None]
+        if amounts is None:
+            folded = [None] * len(partials)
+        else:
+            if aggregation == "min":
+                totals = np.full(len(partials), np.iinfo(np.int64).max)
+                np.minimum.at(totals, self.bucket, amounts)
+            elif aggregation == "max":
+                totals = np.full(len(partials), np.iinfo(np.int64).min)
+                np.maximum.at(totals, self.bucket, amounts)
+            else:
+                totals = np.zeros(len(partials), np.int64)
+                np.add.at(totals, self.bucket, amounts)
+            folded = map(Decimal, totals.tolist())
+        for partial, events, digest, last, amount in zip(
+            partials, self.events, self.digests, self.last, folded, strict=True
+        ):
+            partial.share.fold_many(aggregation, events, digest, last, amount)
+        return True
+
+
+def _without(count: int, odd: set[int]) -> Integers:
+    if not odd:
+        return np.arange(count)
+    keep = np.ones(count, bool)
+    keep[list(odd)] = False
+    return np.flatnonzero(keep)

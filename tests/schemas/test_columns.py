@@ -1,0 +1,119 @@
+"""Read column by column or one by one, an event means the same."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from schemas.columns import columns
+from schemas.definitions import Definitions, Meter
+from schemas.errors import DataError
+from schemas.events import RawEvent, decode
+from schemas.plain import decode_plain
+from schemas.reader import Measured, Reader
+from tests.schemas.samples import a_meter, event_bytes
+
+METERS = (
+    a_meter(slug="sum"),
+    a_meter("count", None, slug="count", group_by={"model": "/model"}),
+    a_meter("max", "/more/deep", slug="deep", minimum=Decimal(-1)),
+    a_meter(slug="least", minimum=Decimal("0.5"), group_by={"model": "/model", "user": "/user"}),
+    a_meter("unique_count", "/user", slug="users"),
+)
+TIMES = (
+    "2026-01-31T12:00:00.000Z", "2026-02-28T23:59:59.999Z", "1970-01-01T00:00:00.000Z", "9999-12-30T23:59:59.999Z",
+    "2026-01-31T12:00:00Z", "2026-01-31T12:00:00.123456Z", "2026-01-31T13:00:00.000+01:00", "2026-01-31T12:00:60.000Z",
+    "2026-02-30T12:00:00.000Z", "2026-01-31T24:00:00.000Z", "2026-01-31T12:60:00.000Z", "1969-12-31T23:59:59.999Z",
+    "9999-12-31T23:59:59.999Z", "2026-01-31 12:00:00.000Z", "2026-01-3\u0661T12:00:00.000Z", "now", "",
+)  # fmt: skip
+NUMBERS = (1, 0, -1, 4095, 1 << 39, 1 << 40, "1.5", "1e3", "no", True, None, [], "MISSING")
+FRACTIONS = ("10000000000000000000", "100000000000000000000", "0.5", "1.50", "-0.0", "1E2", "1e-19")
+TEXTS = ("gpt-4o", "", "m\u00f6bel", "x" * 600, "x" * 300, None, True, 7, {}, "MISSING")
+
+
+def singly(reader: Reader, value: bytes) -> Measured | None:
+    (event,) = decode(value)
+    assert isinstance(event, RawEvent)
+    try:
+        return reader.measure(event)
+    except DataError:
+        return None
+
+
+def agree(values: list[bytes], meters: tuple[Meter, ...]) -> int:
+    """What every column says is what the reader says, or the event is odd. How many are not."""
+    reader = Reader(Definitions(meters=meters))
+    plain, odd = decode_plain(values)
+    assert odd == []
+    plan = reader.plan("api.request")
+    assert plan is not None
+    read = columns(plan, plain.events)
+    for number, value in enumerate(values):
+        expected = singly(reader, value)
+        if number in read.odd:
+            continue
+        assert expected is not None, value
+        found = [
+            (meter, read.slots[group][number], _of(read.slots[amount], number), _of(read.slots[member], number))
+            for meter, group, amount, member in plan.meters
+        ]
+        assert (int(read.times_ms[number]), read.subjects[number]) == (expected.time_ms, expected.subject)
+        assert found == [tuple(measurement) for measurement in expected.measurements]
+    return len(values) - len(read.odd)
+
+
+def _of(slot: Any, number: int) -> Any:
+    if slot is None:
+        return None
+    value = slot[number]
+    return Decimal(int(value)) if isinstance(value, np.int64) else value
+
+
+def drawn(rng: random.Random, wild: float) -> bytes:
+    """An event, any part of which may be strange."""
+
+    def draw(usual: Any, strange: Any) -> Any:
+        return rng.choice(strange) if rng.random() < wild else usual
+
+    data = {
+        "tokens": draw(rng.randrange(5000), NUMBERS),
+        "model": draw("gpt-4o", TEXTS),
+        "user": draw("u-1", TEXTS),
+        "more": {"deep": draw(3, NUMBERS)},
+    }
+    if rng.random() < wild:
+        data["tokens"] = orjson.Fragment(rng.choice(FRACTIONS).encode())
+    data = {name: value for name, value in data.items() if not (isinstance(value, str) and value == "MISSING")}
+    subject = draw("contoso", ["x" * 128, "x" * 129, "x" * 512, "x" * 513, "\u20ac" * 170, "\u20ac" * 171])
+    value = event_bytes(time=draw(TIMES[0], TIMES), subject=subject, data=data)
+    return value if rng.random() > wild / 10 else event_bytes(data=...)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_columns_and_reader_agree(seed: int) -> None:
+    rng = random.Random(seed)
+    wild = rng.choice([0.0, 0.02, 0.1, 0.4])
+    values = [drawn(rng, wild) for _ in range(rng.choice([1, 5, 40]))]
+    taken = agree(values, METERS)
+    assert taken == len(values) if wild == 0.0 else taken >= 0
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_a_time_is_read_as_the_reader_reads_it(time: str) -> None:
+    plain = decode_plain([event_bytes(time=time)] * 3 + [event_bytes(time=TIMES[1])])[0]
+    if plain.events:  # one with an escape is no plain event
+        agree([event_bytes(time=time)] * 3, (a_meter(),))
+        agree([event_bytes(time=time), event_bytes(time=TIMES[1])], (a_meter(),))
+
+
+def test_integers_are_summed_as_machine_words_and_the_rest_as_decimals() -> None:
+    plan = Reader(Definitions(meters=(a_meter(),))).plan("api.request")
+    assert plan is not None
+    small, large = ([event_bytes(data={"tokens": n}) for n in (1, n)] for n in (2, 1 << 40))
+    assert isinstance(columns(plan, decode_plain(small)[0].events).slots[1], np.ndarray)
+    assert columns(plan, decode_plain(large)[0].events).slots[1] == [Decimal(1), Decimal(1 << 40)]

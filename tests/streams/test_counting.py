@@ -1,0 +1,70 @@
+"""A batch counts as its records one by one, wherever it begins and ends, and however much of it is out of the ordinary."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from schemas.deadletters import DeadLetter
+from schemas.records import Batch
+from simulation.usage import document
+from simulation.usage import usage as drawn_usage
+from tests import pictures
+from tests.usage import MINUTE, NOON, definitions, meter, usage
+from tests.world import USAGE, MeteringProcess, World
+
+START_MS = 1_767_268_800_000
+
+
+def of(process: MeteringProcess) -> tuple[pictures.Picture, list[DeadLetter], set[object]]:
+    """The state, the dead letters in their order, and what is to be sent."""
+    table = process.table
+    return pictures.of_metering(process.world, table), process.stage.dead_letters, set(table.dirty)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_batches_of_any_size_come_to_the_same(seed: int) -> None:
+    rng = random.Random(f"batches {seed}")
+    drawn = document(rng)
+    world = World(definitions(drawn))
+    for sent in drawn_usage(rng, drawn, 1, START_MS, rng.choice([120_000, 900_000]), 150, rng.choice([0.1, 1.0])):
+        world.logs[USAGE, 0].append(sent.value, sent.key, sent.at_ms)
+    whole, parts, singly = (MeteringProcess(world, recovers=False) for _ in range(3))
+    whole.read()
+    while parts.table.position < world.logs[USAGE, 0].end:
+        parts.read(rng.choice([1, 2, 7, 40]))
+    while singly.table.position < world.logs[USAGE, 0].end:
+        singly.read(1)
+    assert of(whole) == of(parts) == of(singly)
+
+
+def test_an_odd_record_in_the_midst_is_of_its_place() -> None:
+    """One with an escape is read by itself, and still the first and the last offset of a window's share are the log's."""
+    world = World(definitions({"meters": [meter("total"), meter("newest", "latest")]}))
+    names = ['odd "one"', "b", "c", 'odd "two"']
+    for number, name in enumerate(names):
+        world.use(usage(name, NOON, n=number + 1), at_ms=NOON)
+    process = MeteringProcess(world)
+    process.read()
+    shares = {key.meter: held.share for key, held in process.table.partials.items()}
+    assert {(share.first, share.through, share.events) for share in shares.values()} == {(0, 3, 4)}
+    assert (shares["total"].amount, shares["newest"].amount) == (10, 4)
+
+
+def test_more_sources_than_are_remembered_are_all_told_apart() -> None:
+    world = World(definitions({"meters": [meter("calls", "count")]}))
+    for round_ in range(2):
+        for number in range(1100):
+            world.use(usage("1", NOON, source=f"/shop/{number}"), at_ms=NOON + round_ * MINUTE)
+    process = MeteringProcess(world)
+    process.read()
+    assert (process.table.ledger.counted, process.table.ledger.duplicate) == (1100, 1100)
+
+
+def test_a_batch_without_a_record_moves_on_all_the_same() -> None:
+    """Control records have offsets, too."""
+    world = World(definitions({"meters": [meter("calls", "count")]}))
+    process = MeteringProcess(world)
+    process.stage.step(Batch(0, 3, []))
+    assert process.table.position == 3
