@@ -77,7 +77,10 @@ def decode_plain(values: Sequence[bytes | None], plain: Sequence[bool] | None = 
                 found[number] = held
         else:
             odd.append(number)
-    odd += _piecewise(values, singles, found)
+    size = len(singles)
+    if plain is None and size == len(values):  # all of them together were tried
+        size = CHUNK if size > 1 else 0
+    odd += _piecewise(values, singles, found, size)
     return _in_order(found), sorted(odd)
 
 
@@ -91,9 +94,10 @@ def _in_order(found: dict[int, list[PlainEvent]]) -> Plain:
     return whole
 
 
-def _piecewise(values: Sequence[bytes | None], singles: list[int], found: dict[int, list[PlainEvent]]) -> Iterator[int]:
-    """Puts into `found` what is plain, by the chunk unless all of it is, and gives the numbers of the rest."""
-    size = max(1, len(singles))
+def _piecewise(
+    values: Sequence[bytes | None], singles: list[int], found: dict[int, list[PlainEvent]], size: int
+) -> Iterator[int]:
+    """Puts into `found` what is plain, so many at once and then by the chunk, and gives the numbers of the rest."""
     while size:
         rest: list[int] = []
         for at in range(0, len(singles), size):

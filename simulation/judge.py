@@ -161,13 +161,13 @@ class Judge(Comparison):
         if set(table.partials) != live:
             odd = sorted(set(table.partials) ^ live)[:3]
             self._break("L10", f"usage[{source}] at {position} remembers {len(table.partials)} partials: {odd}")
-        known = pictures.known_ids(table, self.world.definitions.stream.correct_for_ms)
+        counted = pictures.known_ids(table, 1 << 60)
+        oldest_ms = table.watermark_ms - self.world.definitions.stream.correct_for_ms
+        known = {digest: time_ms for digest, time_ms in counted.items() if time_ms >= oldest_ms}
         if known != dict(self.oracle.known(source, position)):
             self._break("L1", f"usage[{source}] at {position} knows {len(known)} ids, and not the oracle's")
         kept_ms = max(1000, self.world.definitions.stream.correct_for_ms // 96)
-        oldest_ms = table.watermark_ms - self.world.definitions.stream.correct_for_ms - 2 * kept_ms
-        counted = pictures.known_ids(table, 1 << 60)
-        if stale := [digest for digest, time_ms in counted.items() if time_ms < oldest_ms]:
+        if stale := [digest for digest, time_ms in counted.items() if time_ms < oldest_ms - 2 * kept_ms]:
             self._break("L10", f"usage[{source}] at {position} holds {len(stale)} ids that are long too late")
 
     def closing_accepted(self, partition: int, stage: Closing) -> None:

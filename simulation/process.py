@@ -24,8 +24,8 @@ from transport.membership import Membership
 if TYPE_CHECKING:
     from simulation.world import World
 
-HEARTBEAT_S = 3.0
-FETCH_S = 5.0
+HEARTBEAT_S = 4.0
+FETCH_S = 7.0
 """How long a fetch that finds nothing waits, at most."""
 BATCHES = (1, 2, 5, 20)
 """How many records a fetch brings, at most."""

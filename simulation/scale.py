@@ -49,8 +49,8 @@ def draw_scale(rng: random.Random) -> Scale:
         sources=rng.choices([1, 2, 3, 5, 8], [42, 40, 13, 3, 2])[0],
         targets=rng.choices([1, 2, 3], [70, 24, 6])[0],
         workers=rng.choices([1, 2, 3, 5], [33, 47, 16, 4])[0],
-        records=rng.choices([4, 9, 20, 60], [40, 42, 15, 3])[0],
-        span_s=rng.choices([40.0, 80.0, 160.0, 400.0], [35, 45, 16, 4])[0],
+        records=rng.choices([4, 9, 20, 60], [45, 41, 12, 2])[0],
+        span_s=rng.choices([40.0, 80.0, 160.0, 400.0], [43, 43, 11, 3])[0],
         settings=Settings(
             **SECRETS,  # type: ignore[arg-type]
             session_timeout_s=10.0,

@@ -133,9 +133,12 @@ class Counting:
 
     def _count(self, records: PackedRecords) -> list[DeadLetter]:
         found = self._read(records)
-        judged = self._order(found)
-        if judged is not None:
-            self._judge(found, judged)
+        if found.plain or found.single:
+            judged = self._order(found)
+            if judged is not None:
+                self._judge(found, judged)
+        elif found.ticks:
+            self.table.raise_watermark(max(tick.time_ms for tick in found.ticks))
         found.letters.sort(key=lambda letter: letter[:2])
         return [letter for _, _, letter in found.letters]
 
