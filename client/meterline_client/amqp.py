@@ -76,7 +76,7 @@ class AmqpTransport:
                 f"event hub {self.topic!r}: the key was refused",
                 hint="copy the connection string again from the namespace's Shared access policies; it needs Send",
             ) from error
-        except (AzureError, EventHubError) as error:
+        except (AzureError, EventHubError, OSError) as error:
             raise self._explained(error) from error
 
     async def send(self, partition: int, key: bytes, value: bytes) -> int | None:
@@ -93,11 +93,11 @@ class AmqpTransport:
                 retryable=False,
                 hint="an event larger than that has to be split by its sender",
             ) from error
-        except (AzureError, EventHubError) as error:
+        except (AzureError, EventHubError, OSError) as error:
             raise self._explained(error) from error
         try:
             await self._client.send_batch(batch, timeout=self._send_timeout_s)
-        except (AzureError, EventHubError) as error:
+        except (AzureError, EventHubError, OSError) as error:
             raise self._explained(error) from error
         return None
 

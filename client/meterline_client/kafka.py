@@ -107,7 +107,7 @@ class KafkaTransport:
             async with asyncio.timeout(self._answer_s):
                 acknowledged = await producer.send(self.topic, value, key=key, partition=partition)
                 return int((await acknowledged).offset)
-        except (errors.KafkaError, TimeoutError) as error:
+        except (errors.KafkaError, OSError) as error:  # TimeoutError is an OSError
             if isinstance(error, TimeoutError) or producer._sender.sender_task.done():
                 # aiokafka itself answers within a request's time. It does not, or its sender has ended: only a new one helps.
                 await self._abandon(producer)

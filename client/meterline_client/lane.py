@@ -101,6 +101,8 @@ class Lane:
         envelope = self._queue.popleft()
         if envelope is self._open:
             self._open = None
+        if envelope.timer is not None:
+            envelope.timer.cancel()
         if envelope.on_disk:
             self.stored -= 1
         self.on_road = envelope

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from meterline_client.clock import Timer
 from meterline_client.errors import MeterlineClientError
 
 ENVELOPE_BYTES = 64_000
@@ -32,13 +33,13 @@ class Envelope:
     """The events of one record to be: open while it takes events, then taken once, then settled.
 
     key: the subject of its first event, UTF-8. position: which event of its lane that is, -1 for an earlier producer's.
-    events: how many. size: of its value, in bytes. due: whether it has waited long enough. span: where its events are, if
-    they are on disk. offset and error: the outcome, once settled.
+    events: how many. size: of its value, in bytes. due: whether it has waited long enough; timer: who will say so.
+    span: where its events are, if they are on disk. offset and error: the outcome, once settled.
     """
 
     __slots__ = (
         "_future", "_most", "_parts", "due", "error", "events", "id_prefix", "key", "memory_bytes", "offset",
-        "partition", "position", "settled", "size", "span",
+        "partition", "position", "settled", "size", "span", "timer",
     )  # fmt: skip
 
     def __init__(self, partition: int, key: bytes, *, id_prefix: str = "", most: int = ENVELOPE_BYTES) -> None:
@@ -50,6 +51,7 @@ class Envelope:
         self.memory_bytes = 0
         self.position = -1
         self.due = False
+        self.timer: Timer | None = None
         self.span: Span | None = None
         self.settled = False
         self.offset: int | None = None

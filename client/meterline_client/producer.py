@@ -14,16 +14,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import re
 import secrets
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from meterline_client.clock import Clock, SystemClock, sleep
+from meterline_client.delivery import Delivery
 from meterline_client.errors import (
     Closed,
     ConfigurationError,
@@ -50,8 +50,6 @@ MAX_BYTES = 64 * 1024 * 1024
 LINGER_S = 0.05
 CLOSE_S = 30.0
 FSYNC_S = 1.0
-BACKOFF_FIRST_S = 0.1
-BACKOFF_MOST_S = 10.0
 _ROUTES = 65_536
 _REST_EVERY = 256
 """So many events are sent at most before the lanes have their turn: a loop of sends that need not wait never yields."""
@@ -113,20 +111,18 @@ class Producer:
             raise ConfigurationError("durable needs a place on disk", hint="set spool_dir")
         self.run = run or ""
         """The first part of the ids; drawn at the start, so that processes forked before it have different ones."""
-        self.trouble: MeterlineClientError | None = None
-        """What stands in the way now: the last refusal of the broker, or of the disk. None: all is well."""
         self._transport = transport
         self._source = source_text(source)
         self._max_bytes = max_bytes
         self._linger_s = linger_s
         self._durable = durable
         self._fsync_s = fsync_s
-        self._delivery_timeout_s = delivery_timeout_s
         self._clock: Clock = clock or SystemClock()
         self._spool = Spool(Path(spool_dir), transport.topic, max_bytes=max_spool_bytes) if spool_dir else None
         self._stamps = Stamps()
         self._told_partitions = partitions
-        self._connected = asyncio.Event()
+        self._delivery = Delivery(transport, self._clock, delivery_timeout_s)
+        self._unsynced: SpoolError | None = None
         self._lanes: list[Lane] = []
         self._routes: dict[tuple[str, str], _Route] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -143,6 +139,11 @@ class Producer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    @property
+    def trouble(self) -> MeterlineClientError | None:
+        """What stands in the way now: the last refusal of the broker, or of the disk. None: all is well."""
+        return next(iter(self._delivery.troubles.values()), self._unsynced)
 
     @property
     def partitions(self) -> int:
@@ -171,7 +172,7 @@ class Producer:
         self.run = self.run or secrets.token_hex(8)
         left = await asyncio.to_thread(self._spool.open, self.run) if self._spool else []
         try:
-            partitions = self._told_partitions or await self._transport.open()
+            partitions = self._told_partitions or await self._delivery.connect(None)
             lanes = [Lane(partition, self.run) for partition in range(partitions)]
             for envelope in left:
                 if envelope.partition >= partitions:
@@ -194,9 +195,7 @@ class Producer:
         _OPEN.add(self)
         self._tasks = [asyncio.create_task(self._drive(lane)) for lane in lanes]
         if self._told_partitions:
-            self._tasks.append(asyncio.create_task(self._connect(self._told_partitions)))
-        else:
-            self._connected.set()
+            self._tasks.append(asyncio.create_task(_completed(self._delivery.connect(self._told_partitions))))
         if self._spool and self._fsync_s is not None:
             self._tasks.append(asyncio.create_task(self._sync_often(self._spool, self._fsync_s)))
 
@@ -317,74 +316,23 @@ class Producer:
             )
         if placed[1] == 0:
             lane.wake.set()  # the envelope before it is full
-            self._clock.call_later(self._linger_s, lambda: lane.due(placed[0]))
+            placed[0].timer = self._clock.call_later(self._linger_s, lambda: lane.due(placed[0]))
         return placed
 
     # --- sending -------------------------------------------------------------------------------------------------------
 
     async def _drive(self, lane: Lane) -> None:
-        await self._connected.wait()
         while True:
             while not lane.ready(hurry=self._turns.taken):
                 lane.wake.clear()
                 await lane.wake.wait()
             envelope = lane.take()
             try:
-                offset = await self._deliver(envelope)
+                offset = await self._delivery.deliver(envelope)
             except MeterlineClientError as error:
                 self._settle(lane, envelope, None, error)
             else:
                 self._settle(lane, envelope, offset, None)
-
-    async def _connect(self, told: int) -> None:
-        backoff_s = BACKOFF_FIRST_S
-        while True:
-            try:
-                found = await self._transport.open()
-                if found == told:
-                    break
-                await self._transport.close()
-                raise ConfigurationError(
-                    f"{self._transport.topic} has {found} partitions, not {told}",
-                    hint="correct `partitions`: a subject has its partition by their number",
-                )
-            except (ConfigurationError, TransportError) as error:
-                self.trouble = error
-                log.warning("not connected yet: %s", error)
-            await self._back_off(backoff_s)
-            backoff_s = min(2 * backoff_s, BACKOFF_MOST_S)
-        self.trouble = None
-        self._connected.set()
-
-    async def _back_off(self, backoff_s: float) -> None:
-        await sleep(self._clock, backoff_s * random.uniform(0.8, 1.2))
-
-    async def _deliver(self, envelope: Envelope) -> int | None:
-        """The envelope's offset. Raises the error after which it is given up."""
-        value = envelope.value()
-        started_s = self._clock.monotonic_s()
-        backoff_s = BACKOFF_FIRST_S
-        while True:
-            try:
-                offset = await self._transport.send(envelope.partition, envelope.key, value)
-            except TransportError as error:
-                self.trouble = error
-                waited_s = self._clock.monotonic_s() - started_s
-                if not error.retryable or (
-                    self._delivery_timeout_s is not None and waited_s >= self._delivery_timeout_s
-                ):
-                    raise
-                log.warning("partition %d, %d events, tried again: %s", envelope.partition, envelope.events, error)
-            except Exception as error:
-                log.exception(
-                    "partition %d: a defect of the transport, %d events fail", envelope.partition, envelope.events
-                )
-                raise TransportError(f"{type(error).__name__}: {error}", retryable=False) from error
-            else:
-                self.trouble = None
-                return offset
-            await self._back_off(backoff_s)
-            backoff_s = min(2 * backoff_s, BACKOFF_MOST_S)
 
     def _settle(self, lane: Lane, envelope: Envelope, offset: int | None, error: MeterlineClientError | None) -> None:
         if error is None:
@@ -408,8 +356,8 @@ class Producer:
             try:
                 await asyncio.to_thread(sync, spool.unsynced())
             except OSError as error:
-                self.trouble = SpoolError(f"the spool cannot be synced to disk: {error.strerror}")
-                log.error("%s", self.trouble)
+                self._unsynced = SpoolError(f"the spool cannot be synced to disk: {error.strerror}")
+                log.error("%s", self._unsynced)
 
     # --- ending --------------------------------------------------------------------------------------------------------
 
@@ -493,6 +441,10 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # POSIX
     os.register_at_fork(after_in_child=_after_fork)
+
+
+async def _completed(work: Awaitable[object]) -> None:
+    await work
 
 
 async def _all(envelopes: list[Envelope]) -> None:

@@ -34,6 +34,11 @@ class ManualClock:
         self._timers.append(timer)
         return timer
 
+    @property
+    def timers(self) -> int:
+        """How many calls are still to come."""
+        return sum(not timer.cancelled for timer in self._timers)
+
     async def pass_s(self, seconds: float) -> None:
         """Move on, call what is due, and let every task run until all wait."""
         await settled()
@@ -63,9 +68,10 @@ async def settled() -> None:
 
 
 class Recorder:
-    """A transport in memory. `away`: while set, every send is refused (retryable). `refuse`: partitions refused for good.
+    """A transport in memory.
 
-    `takes`: so many records more, then it is away.
+    away: while set, every send is refused, retryable. stuck: partitions that are away. refuse: partitions refused for
+    good. takes: so many records more, then it is away.
     """
 
     def __init__(self, partitions: int = 2, topic: str = "usage") -> None:
@@ -74,6 +80,7 @@ class Recorder:
         self.away = False
         self.takes: int | None = None
         self.refuse: set[int] = set()
+        self.stuck: set[int] = set()
         self.records: dict[int, list[bytes]] = defaultdict(list)
         self.keys: dict[int, list[bytes]] = defaultdict(list)
         self.attempts: list[tuple[int, bytes]] = []
@@ -87,7 +94,7 @@ class Recorder:
         await asyncio.sleep(0)
         if partition in self.refuse:
             raise TransportError("too large", retryable=False)
-        if self.away:
+        if self.away or partition in self.stuck:
             raise TransportError("away", retryable=True)
         if self.takes is not None:
             self.takes -= 1

@@ -50,6 +50,15 @@ async def test_an_event_waits_for_company_no_longer_than_its_linger() -> None:
         assert [len(recorder.events(0)), len(recorder.records[0])] == [2, 1]
 
 
+async def test_a_long_linger_leaves_no_timers_behind() -> None:
+    clock = ManualClock()
+    async with Producer(Recorder(1), SOURCE, linger_s=3600, clock=clock) as producer:
+        for _ in range(1000):
+            await producer.send(TYPE, "a", PAD)
+            await settled()
+        assert clock.timers == 1, "of the one envelope that is open"
+
+
 async def test_the_ids_of_a_lane_have_no_gap_and_lanes_do_not_share_them() -> None:
     recorder = Recorder(3)
     async with Producer(recorder, SOURCE, run="abcdef01") as producer:
@@ -85,20 +94,12 @@ async def test_a_lane_whose_broker_is_away_does_not_hold_up_the_others() -> None
     await producer.start()
     subjects = {producer.try_send(TYPE, name, 0).partition: name for name in "abcdefgh"}
     await clock.pass_s(1)
-    refused = TransportError("away", retryable=True)
-    send = recorder.send
-
-    async def one_away(partition: int, key: bytes, value: bytes) -> int | None:
-        if partition == 0:
-            raise refused
-        return await send(partition, key, value)
-
-    recorder.send = one_away  # type: ignore[method-assign]
+    recorder.stuck = {0}
     producer.try_send(TYPE, subjects[0], "stuck")
     flows = producer.try_send(TYPE, subjects[1], "flows")
     await clock.pass_s(1)
     assert flows.done and recorder.events(1)[-1]["data"] == "flows"
-    recorder.send = send  # type: ignore[method-assign]
+    recorder.stuck = set()
     await clock.pass_s(20)
     await producer.close()
     assert recorder.events(0)[-1]["data"] == "stuck"
@@ -141,6 +142,23 @@ async def test_max_bytes_is_what_python_takes() -> None:
     finally:
         tracemalloc.stop()
     assert taken < 1.1 * (producer.memory_bytes - before)
+    await producer.close()
+
+
+async def test_what_stands_in_the_way_of_one_lane_is_said_while_others_flow() -> None:
+    recorder, clock = Recorder(2), ManualClock()
+    recorder.stuck = {0}
+    producer = Producer(recorder, SOURCE, clock=clock)
+    await producer.start()
+    for number in range(8):
+        producer.try_send(TYPE, f"s{number}", 0)
+    await clock.pass_s(1)
+    producer.try_send(TYPE, "s1", 1)
+    await clock.pass_s(1)
+    assert recorder.events(1) and "away" in str(producer.trouble)
+    recorder.stuck = set()
+    await clock.pass_s(20)
+    assert producer.trouble is None
     await producer.close()
 
 

@@ -1,0 +1,88 @@
+"""One envelope to the broker, as often as it takes: the same bytes to the same partition until it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from meterline_client.clock import Clock, sleep
+from meterline_client.errors import ConfigurationError, MeterlineClientError, TransportError
+from meterline_client.packing import Envelope
+from meterline_client.transport import Transport
+
+log = logging.getLogger("meterline.client")
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MOST_S = 10.0
+
+
+class Delivery:
+    """Attempts, with growing pauses in between, a fifth more or less, so that many producers do not come back at once.
+
+    timeout_s: after so long an envelope is given up; None: never. troubles: what stands in the way, per partition.
+    """
+
+    def __init__(self, transport: Transport, clock: Clock, timeout_s: float | None) -> None:
+        self.troubles: dict[int | None, MeterlineClientError] = {}
+        self._transport = transport
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._connected = asyncio.Event()
+
+    async def connect(self, told: int | None) -> int:
+        """Open the transport; how many partitions there are. Raises what `open` raises.
+
+        told: the caller knows their number already, and goes on; then it is tried until it succeeds and is confirmed.
+        """
+        if told is None:
+            found = await self._transport.open()
+            self._connected.set()
+            return found
+        pause_s = BACKOFF_FIRST_S
+        while True:
+            try:
+                found = await self._transport.open()
+                if found == told:
+                    break
+                await self._transport.close()
+                raise ConfigurationError(
+                    f"{self._transport.topic} has {found} partitions, not {told}",
+                    hint="correct `partitions`: a subject has its partition by their number",
+                )
+            except (ConfigurationError, TransportError) as error:
+                self.troubles[None] = error
+                log.warning("not connected yet: %s", error)
+            pause_s = await self._paused(pause_s)
+        self.troubles.clear()
+        self._connected.set()
+        return told
+
+    async def deliver(self, envelope: Envelope) -> int | None:
+        """The envelope's offset, once it is acknowledged. Raises the error after which it is given up."""
+        value = envelope.value()
+        await self._connected.wait()
+        started_s = self._clock.monotonic_s()
+        pause_s = BACKOFF_FIRST_S
+        while True:
+            try:
+                offset = await self._transport.send(envelope.partition, envelope.key, value)
+            except TransportError as error:
+                self.troubles[envelope.partition] = error
+                if not error.retryable or self._is_over(started_s):
+                    raise
+                log.warning("partition %d, %d events, tried again: %s", envelope.partition, envelope.events, error)
+            except Exception as error:
+                log.exception("partition %d, %d events: a defect of the transport", envelope.partition, envelope.events)
+                raise TransportError(f"{type(error).__name__}: {error}", retryable=False) from error
+            else:
+                self.troubles.pop(envelope.partition, None)
+                return offset
+            pause_s = await self._paused(pause_s)
+
+    def _is_over(self, started_s: float) -> bool:
+        return self._timeout_s is not None and self._clock.monotonic_s() - started_s >= self._timeout_s
+
+    async def _paused(self, pause_s: float) -> float:
+        await sleep(self._clock, pause_s * random.uniform(0.8, 1.2))
+        return min(2 * pause_s, BACKOFF_MOST_S)
