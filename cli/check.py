@@ -6,15 +6,18 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.capacity import Load, needs, table
 from cli.main import current
 from cli.probes import probe_cosmos, probe_kafka, probe_queue
 from cli.verdicts import Verdict, failed, judge_cosmos, judge_kafka, judge_queue
+from schemas.meters import load as load_meters
 from settings import Settings
 
 _LOOKS = {
@@ -28,8 +31,22 @@ _AREAS = {"broker": "Event Hubs / Kafka", "servicebus": "Service Bus", "cosmos":
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for scripts.")
+@click.option(
+    "--load", "events_s", type=click.FloatRange(min=0, min_open=True), help="Events a second: what they would need."
+)
+@click.option(
+    "--keys", type=click.IntRange(min=1), default=1000, show_default=True, help="Subjects times groups, with --load."
+)
+@click.option(
+    "--event-bytes", type=click.IntRange(min=100), default=220, show_default=True, help="Of one event, with --load."
+)
+@click.option(
+    "--envelope", type=click.IntRange(min=1), default=1, show_default=True, help="Events a record, with --load."
+)
 @click.pass_context
-def check(ctx: click.Context, as_json: bool) -> None:
+def check(
+    ctx: click.Context, as_json: bool, events_s: float | None, keys: int, event_bytes: int, envelope: int
+) -> None:
     """Check the configured Event Hubs (or Kafka), Service Bus and Cosmos DB before a worker starts.
 
     \b
@@ -40,7 +57,21 @@ def check(ctx: click.Context, as_json: bool) -> None:
       python app.py check --json | jq '.checks[] | select(.status == "failed")'
 
     What a key may not see is "unknown", and no failure. Exit code 1 if anything failed, else 0.
+
+    
+    With --load nothing is connected to: what such a load needs is computed from the meters file
+    and the settings, for 4 partitions of usage and of partials and 2 regions. Exit code 1 if it
+    is more than a Standard namespace has.
+      python app.py check --load 20000 --keys 100000 --envelope 250
     """
+    if events_s is not None:
+        load = Load(events_s, keys, event_bytes, envelope)
+        need = needs(load, load_meters(Path(current(ctx).meters)), current(ctx))
+        if as_json:
+            click.echo(json.dumps(asdict(need), indent=1))
+        else:
+            Console(highlight=False).print(table(load, need))
+        ctx.exit(0 if need.fits else 1)
     verdicts = asyncio.run(examine(current(ctx)))
     if as_json:
         ok = not failed(verdicts)
@@ -58,17 +89,17 @@ async def examine(settings: Settings) -> list[Verdict]:
 
 def show(verdicts: Sequence[Verdict], console: Console) -> None:
     """The verdicts as a table, and below it what is to be done, whole: a command in a table cell cannot be copied."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    shown.add_column(no_wrap=True)
+    shown.add_column(no_wrap=True)
+    shown.add_column(overflow="fold")
     area = ""
     for verdict in verdicts:
         if verdict.area != area:
             area = verdict.area
-            table.add_row(f"[bold]{_AREAS[area]}[/]", "", "")
-        table.add_row(f"  {escape(verdict.what)}", _LOOKS[verdict.status], escape(verdict.found))
-    console.print(table)
+            shown.add_row(f"[bold]{_AREAS[area]}[/]", "", "")
+        shown.add_row(f"  {escape(verdict.what)}", _LOOKS[verdict.status], escape(verdict.found))
+    console.print(shown)
     for verdict in verdicts:
         if verdict.mend:
             console.print(

@@ -1,0 +1,260 @@
+"""What a deployment needs for a load: `check --load EVENTS/S --keys N`. Computed, nothing is connected to.
+
+Bytes are not guessed: a sample of the load goes through the real stages, and what they would send and store is weighed. How
+often each is sent follows from the settings' paces and from how many of the keys a span of time touches. Rules of Event Hubs,
+Service Bus and Cosmos DB, with the page of the Azure documentation each is from:
+
+* A throughput unit takes 1 MB/s or 1000 records/s in, and gives 2 MB/s or 4096 records/s out (event-hubs-quotas).
+* Service Bus bills a send and a receive per message (service-bus-pricing FAQ).
+* A Cosmos write of 1 KB takes 4.95 RU, of 2 KB 6.29, of 4 KB 6.67, in every region (understand request unit consumption).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from rich.table import Table
+
+from schemas.definitions import Definitions, Meter
+from schemas.events import event_id_digest
+from schemas.partials import RECORD_MAX
+from schemas.records import Batch, Out, PackedRecords, Record
+from schemas.times import format_rfc3339
+from settings import Settings
+from streams.closing import Closing
+from streams.metering import Metering, Topics
+from tables.closing import ClosingTable
+from tables.dedupe import ITEM_BYTES
+from tables.durable import Durable
+from tables.effects import Procedure, Produce
+from tables.metering import MeteringTable
+
+SAMPLE = 400
+"""Keys that are weighed; what they weigh each is taken for all."""
+ID_MEMORY_BYTES = 40
+"""Memory of a remembered id, at most (`tables/dedupe.py`)."""
+TU_IN_BYTES_S, TU_IN_RECORDS_S, TU_OUT_BYTES_S, TU_OUT_RECORDS_S, MOST_TU = 1e6, 1000, 2e6, 4096, 40
+WRITES_RU = ((1024, 4.95), (2048, 6.29), (4096, 6.67))
+START_MS = 1_767_225_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is to be carried. events_s: usage events a second. keys: pairs of subject and group that are active at once.
+
+    event_bytes: of one event's JSON. envelope: how many events come in one record. sources, targets: partitions of the usage
+    and the partials topic. regions: of Cosmos DB.
+    """
+
+    events_s: float
+    keys: int
+    event_bytes: int = 220
+    envelope: int = 1
+    sources: int = 4
+    targets: int = 4
+    regions: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Records that flow. bytes_s, records_s: a second. readers: how many times all of it is read."""
+
+    bytes_s: float
+    records_s: float
+    readers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a load needs. streams: by topic. units: throughput units of Event Hubs. ids: remembered at once, and their memory.
+
+    revisions_s: on average; operations_s, request_units_s: of Service Bus and Cosmos DB for them.
+    """
+
+    streams: dict[str, Stream]
+    units: int
+    ids: float
+    ids_bytes: float
+    revisions_s: float
+    operations_s: float
+    request_units_s: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether one Standard namespace can have so many units."""
+        return self.units <= MOST_TU
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """Bytes per key: of its partials, of their entries in a changelog, of its windows', and of one revision's message."""
+
+    partials: float
+    metering: float
+    closing: float
+    revision: float
+
+
+def needs(load: Load, definitions: Definitions, settings: Settings) -> Need:
+    """What the load needs, if events are spread evenly over keys: no other load of as many touches more of them."""
+    weights = _weigh(definitions)
+    emit_s, checkpoint_s = settings.emit_ms / 1000, settings.checkpoint_ms / 1000
+    ends_s = [window.size_ms / 1000 for meter in definitions.meters for window in meter.windows]
+    revisions_s = sum(load.keys / size_s for size_s in ends_s)
+    usage = Stream(load.events_s * load.event_bytes, load.events_s / load.envelope, 1)
+    partials_s = _touched(load, emit_s) * weights.partials / emit_s
+    marks_s = load.sources * load.targets / emit_s
+    partials = Stream(partials_s + 40 * marks_s, _records_s(partials_s, marks_s) + marks_s, 1)
+    # A snapshot is as large as the chunks since the last one: every byte that is written is written about twice.
+    metering_s = 2 * (_touched(load, checkpoint_s) * weights.metering / checkpoint_s + load.events_s * ITEM_BYTES)
+    closing_s = 2 * (
+        _touched(load, emit_s) * weights.closing / max(checkpoint_s, emit_s) + revisions_s * weights.revision
+    )
+    chunks_s = load.sources / checkpoint_s
+    streams = {
+        settings.usage_topic: usage,
+        settings.partials_topic: partials,
+        settings.metering_state_topic: Stream(metering_s, _records_s(metering_s, chunks_s)),
+        settings.closing_state_topic: Stream(closing_s, _records_s(closing_s, load.targets / checkpoint_s)),
+    }
+    ids = load.events_s * definitions.stream.correct_for_ms / 1000
+    request_units = revisions_s * load.regions * 2 * _write_ru(weights.revision)  # the document, and the ledger's item
+    return Need(
+        streams, _units(streams.values()), ids, ids * ID_MEMORY_BYTES, revisions_s, 2 * revisions_s, request_units
+    )
+
+
+def table(load: Load, need: Need) -> Table:
+    """The needs as a table for people."""
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    shown.add_column(no_wrap=True)
+    shown.add_column(overflow="fold")
+    for topic, stream in need.streams.items():
+        shown.add_row(f"into {topic}", f"{stream.bytes_s / 1e6:,.2f} MB/s, {stream.records_s:,.0f} records/s")
+    most = "" if need.fits else f", [bold red]more than the {MOST_TU} of a Standard namespace[/]"
+    shown.add_row("throughput units", f"{need.units:,}{most}")
+    shown.add_row("ids remembered", f"{need.ids:,.0f}, at most {need.ids_bytes / 1e9:,.1f} GB in all workers together")
+    shown.add_row("revisions", f"{need.revisions_s:,.1f}/s on average; they come when windows end")
+    shown.add_row("Service Bus", f"{need.operations_s:,.1f} operations/s, a send and a receive of each")
+    shown.add_row(
+        "Cosmos DB", f"{need.request_units_s:,.0f} RU/s in {load.regions} regions together, without indexed properties"
+    )
+    return shown
+
+
+def _touched(load: Load, span_s: float) -> float:
+    """How many keys a span of time touches, of so many that are equally likely."""
+    return load.keys * -math.expm1(-load.events_s * span_s / load.keys)
+
+
+def _records_s(bytes_s: float, least_s: float) -> float:
+    """Packed records: at least so many, at most 64 KB each."""
+    return max(least_s, bytes_s / RECORD_MAX)
+
+
+def _units(streams: Iterable[Stream]) -> int:
+    flows = list(streams)
+    into = max(sum(s.bytes_s for s in flows) / TU_IN_BYTES_S, sum(s.records_s for s in flows) / TU_IN_RECORDS_S)
+    out = max(
+        sum(s.bytes_s * s.readers for s in flows) / TU_OUT_BYTES_S,
+        sum(s.records_s * s.readers for s in flows) / TU_OUT_RECORDS_S,
+    )
+    return math.ceil(max(into, out))
+
+
+def _write_ru(size_bytes: float) -> float:
+    """Of a write of an item; beyond 4 KB in proportion."""
+    sizes, units = zip(*WRITES_RU, strict=True)
+    if size_bytes > sizes[-1]:
+        return units[-1] * size_bytes / sizes[-1]
+    return float(np.interp(size_bytes, sizes, units))
+
+
+def _weigh(definitions: Definitions) -> _Weights:
+    """A sample of keys through both stages, one event of each type each."""
+    metering_table = MeteringTable(1, definitions.stream.correct_for_ms)
+    closing_table = ClosingTable(1, definitions.stream.correct_for_ms, ("servicebus", "cosmos"))
+    metering = Metering(
+        definitions, Topics("usage", "partials", "dead"), 0, 1, _durable(metering_table, definitions), metering_table
+    )
+    closing = Closing(definitions, "partials", 0, _durable(closing_table, definitions), closing_table)
+    values = [value for key in range(SAMPLE) for value in _events(definitions, key)]
+    records = PackedRecords(range(len(values)), [START_MS] * len(values), [b"k"] * len(values), values, None)
+    metering.step(Batch(0, len(values), records))
+    assert metering_table.ledger.counted == len(values), f"every event of the sample counts: {metering_table.ledger}"
+    sent = [out for out in _written(metering.emit()) if out.topic == "partials"]
+    closing.step(Batch(0, len(sent), [Record(at, START_MS, out.key, out.value) for at, out in enumerate(sent)]))
+    ids = len(values) * ITEM_BYTES
+    windows = list(closing_table.windows)
+    revision = sum(len(json.dumps(closing.describe(key), separators=(",", ":"))) for key in windows) / max(
+        1, len(windows)
+    )
+    return _Weights(
+        sum(len(out.value) for out in sent) / SAMPLE,
+        (sum(len(out.value) for out in _written(metering.durable.checkpoint())) - ids) / SAMPLE,
+        sum(len(out.value) for out in _written(closing.durable.checkpoint())) / SAMPLE,
+        revision,
+    )
+
+
+def _durable(stage: MeteringTable | ClosingTable, definitions: Definitions) -> Durable:
+    durable = Durable(stage, "source", "changelog", 0, 1, definitions.digest, "weighed-here")
+    durable.accepted = 0
+    return durable
+
+
+def _written(procedure: Procedure[object]) -> list[Out]:
+    """What a procedure produces; everything is acknowledged."""
+    written: list[Out] = []
+    result: object = None
+    while True:
+        try:
+            effect = procedure.send(result)
+        except StopIteration:
+            return written
+        result = None
+        if isinstance(effect, Produce):
+            result = [len(written) + at for at in range(len(effect.records))]
+            written += effect.records
+
+
+def _events(definitions: Definitions, key: int) -> list[bytes]:
+    """One event of every type, whose data has what its meters read."""
+    found = []
+    for number, (event_type, meters) in enumerate(definitions.by_event_type.items()):
+        data: dict[str, object] = {}
+        for meter in meters:
+            _put(data, meter)
+        event = {
+            "specversion": "1.0",
+            "id": event_id_digest("sample", f"{key}-{number}").hex(),
+            "source": "sample",
+            "type": event_type,
+            "subject": f"customer-{key:08d}",
+            "time": format_rfc3339(START_MS + key),
+            "data": data,
+        }
+        found.append(json.dumps(event, separators=(",", ":")).encode())
+    return found
+
+
+def _put(data: dict[str, object], meter: Meter) -> None:
+    """Puts a value where each pointer of a meter looks."""
+    for name, pointer in meter.group_by:
+        _set(data, pointer.tokens, f"{name}-of-this-key")
+    if meter.value is not None:
+        least = int(meter.minimum or 0)
+        _set(data, meter.value.tokens, max(1234, least + 1))
+
+
+def _set(data: dict[str, object], tokens: tuple[str, ...], value: object) -> None:
+    for token in tokens[:-1]:
+        below = data.setdefault(token, {})
+        if not isinstance(below, dict):
+            return
+        data = below
+    data.setdefault(tokens[-1], value)

@@ -1,0 +1,99 @@
+"""What `check --load` computes is what the stages really send and store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cli.capacity import Load, needs
+from cli.main import group
+from schemas.meters import parse
+from settings import Settings
+from tests.usage import NOON, definitions, meter, usage
+from tests.world import PARTIALS, USAGE, ClosingProcess, MeteringProcess, World
+
+SETTINGS = Settings()
+METERS = definitions(
+    {
+        "meters": [
+            meter("total", group_by={"model": "/model"}, windows=["PT1H"]),
+            meter("calls", "count", windows=["PT1M", "PT1H"]),
+        ]
+    }
+)
+LOAD = Load(events_s=400.0, keys=500, sources=1, targets=1)
+
+
+def test_it_is_what_a_partition_that_works_sends_and_stores() -> None:
+    """Half a minute of that load through both stages, in the settings' own paces."""
+    world = World(METERS)
+    metering, closing = MeteringProcess(world), ClosingProcess(world)
+    per_emit, emits = int(LOAD.events_s * SETTINGS.emit_ms / 1000), 60
+    per_checkpoint = SETTINGS.checkpoint_ms // SETTINGS.emit_ms
+    for round_ in range(emits):
+        for at in range(per_emit):
+            number = round_ * per_emit + at
+            key = number * 7919 % LOAD.keys  # evenly, and in no order
+            event = usage(
+                f"{number:032x}", NOON + round_ * 500, n=1234, subject=f"customer-{key:08d}", model="model-of-this-key"
+            )
+            world.use(event, at_ms=NOON + round_ * 500)
+        metering.read()
+        metering.emit()
+        closing.read()
+        if (round_ + 1) % per_checkpoint == 0:
+            metering.checkpoint()
+            closing.checkpoint()
+    seconds = emits * SETTINGS.emit_ms / 1000
+    need = needs(LOAD, METERS, SETTINGS)
+    sent = sum(len(record.value or b"") for record in world.logs[PARTIALS, 0].records) / seconds
+    assert need.streams[SETTINGS.partials_topic].bytes_s == pytest.approx(sent, rel=0.25)
+    for topic, name in (
+        ("metering-state", SETTINGS.metering_state_topic),
+        ("closing-state", SETTINGS.closing_state_topic),
+    ):
+        stored = sum(len(record.value or b"") for record in world.logs[topic, 0].records) / seconds
+        assert stored / 2.6 < need.streams[name].bytes_s < stored * 2.6, "with snapshots, about twice what is touched"
+    assert world.logs[USAGE, 0].end == emits * per_emit
+
+
+def test_envelopes_save_records_and_no_bytes() -> None:
+    alone, packed = (needs(replace(LOAD, envelope=events), METERS, SETTINGS) for events in (1, 250))
+    usage_alone, usage_packed = (need.streams[SETTINGS.usage_topic] for need in (alone, packed))
+    assert usage_packed.bytes_s == usage_alone.bytes_s
+    assert usage_packed.records_s == usage_alone.records_s / 250
+
+
+def test_what_ends_more_often_is_revised_more_often() -> None:
+    hourly, minutely = (
+        needs(LOAD, definitions({"meters": [meter("calls", "count", windows=[size])]}), SETTINGS)
+        for size in ("PT1H", "PT1M")
+    )
+    assert hourly.revisions_s == pytest.approx(500 / 3600)
+    assert minutely.revisions_s == pytest.approx(60 * hourly.revisions_s)
+    assert minutely.operations_s == 2 * minutely.revisions_s
+    assert minutely.request_units_s == pytest.approx(60 * hourly.request_units_s, rel=0.1)
+
+
+def test_ids_are_remembered_for_correct_for_at_forty_bytes() -> None:
+    short = parse(
+        '{"stream": {"correct_for": "PT1H"}, "meters": [{"slug": "a", "event_type": "t", "aggregation": "count"}]}'
+    )
+    need = needs(LOAD, short, SETTINGS)
+    assert (need.ids, need.ids_bytes) == (400 * 3600, 400 * 3600 * 40)
+
+
+def test_more_than_a_namespace_has_is_said_and_is_the_exit_code(tmp_path: Path) -> None:
+    file = tmp_path / "meters.yaml"
+    file.write_text("meters:\n  - {slug: calls, event_type: call, aggregation: count, windows: [PT1H]}\n")
+    run = CliRunner()
+    environment = {"METERLINE_METERS": str(file)}
+    small = run.invoke(group, ["check", "--load", "100", "--keys", "100"], env=environment)
+    assert small.exit_code == 0 and "throughput units  1\n" in small.stdout
+    large = run.invoke(group, ["check", "--load", "1000000", "--keys", "1000000", "--json"], env=environment)
+    assert large.exit_code == 1 and json.loads(large.stdout)["units"] > 40
+    assert "more than the 40" in run.invoke(group, ["check", "--load", "1000000"], env=environment).stdout
