@@ -18,11 +18,14 @@ from meterline_client.hashing import partition_for
 from schemas import events as wire
 from schemas import hashing
 from schemas.events import RawEvent, decode
+from schemas.plain import decode_plain
 from schemas.times import format_rfc3339
 from tests.client.doubles import NOON_MS, SOURCE, TYPE, ManualClock, Recorder
 
 NAME = st.from_regex(r"\A\w[\w/:.@ -]{0,39}\Z")
 """Subjects and types as people choose them. A control character behind a leading colon would need decode's second step."""
+WORD = st.text(st.characters(codec="utf-8", min_codepoint=32, exclude_characters='"\\:'), max_size=20)
+NUMBER = st.decimals(allow_nan=False, allow_infinity=False, places=4)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(codec="utf-8")),
     lambda inner: (
@@ -65,6 +68,24 @@ def test_meterline_reads_every_envelope_whole_on_its_fast_path(events: list[tupl
     found = [(e.type, e.subject, json.loads(bytes(e.data))) for e in decoded if isinstance(e, RawEvent)]
     assert found == events
     assert [e.id for e in decoded if isinstance(e, RawEvent)] == [f"run0run0-0-{n}" for n in range(1, len(events) + 1)]
+
+
+@given(
+    st.lists(
+        st.tuples(NAME, NAME, st.dictionaries(WORD, WORD | st.integers(-(2**63), 2**63) | NUMBER)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_usual_usage_is_plain_so_that_meterline_reads_it_as_columns(events: list[tuple[str, str, Any]]) -> None:
+    value = asyncio.run(envelope(*events))
+    plain, odd = decode_plain([value])
+    assert odd == []
+    assert [(e.type, e.subject, e.data) for e in plain.events] == [
+        (type, subject, {key: format(v, "f") if isinstance(v, Decimal) else v for key, v in data.items()})
+        for type, subject, data in events
+    ]
+    assert [len(e.time) for e in plain.events] == [24] * len(events)
 
 
 @given(st.integers(0, 253_402_300_799_999))

@@ -21,6 +21,7 @@ from meterline_client.packing import ENVELOPE_BYTES
 from schemas import events as wire
 from schemas.events import RawEvent, decode
 from schemas.hashing import partition_for
+from schemas.plain import decode_plain
 from tests.client.brokers import Found, new_topic, read_until
 from tests.client.doubles import SOURCE, TYPE, counters
 from tests.kafka_cluster import KafkaCluster
@@ -57,6 +58,7 @@ async def test_what_is_acknowledged_is_where_its_receipt_says_and_meterline_read
         assert len(record.value) <= ENVELOPE_BYTES
         decoded = decode(record.value, record.headers)
         assert all(isinstance(event, RawEvent) for event in decoded)
+        assert decode_plain([record.value])[1] == [], "read as columns"
         assert record.key == record.events[0]["subject"].encode()
     at = {(record.partition, record.offset): record for record in records}
     for event, receipt in zip(sent, receipts, strict=True):
