@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def test_more_than_a_namespace_has_is_said_and_is_the_exit_code(tmp_path: Path) 
     run = CliRunner()
     environment = {"METERLINE_METERS": str(file)}
     small = run.invoke(group, ["check", "--load", "100", "--keys", "100"], env=environment)
-    assert small.exit_code == 0 and "throughput units  1\n" in small.stdout
+    assert small.exit_code == 0 and re.search(r"throughput units +1 ", small.stdout)
     large = run.invoke(group, ["check", "--load", "1000000", "--keys", "1000000", "--json"], env=environment)
     assert large.exit_code == 1 and json.loads(large.stdout)["units"] > 40
     assert "more than the 40" in run.invoke(group, ["check", "--load", "1000000"], env=environment).stdout

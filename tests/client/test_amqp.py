@@ -14,7 +14,7 @@ from local.process import free_port
 from local.servicebus.server import ServiceBusServer
 from meterline_client import ConfigurationError, DeliveryFailed, KafkaTransport, Producer
 from meterline_client.amqp import AmqpTransport
-from streams.metering import ROUTED
+from streams.counting import ROUTED
 from tests.client.brokers import new_topic, read_until
 from tests.client.doubles import SOURCE, TYPE, counters
 from tests.local.servicebus_world import KEY, config
