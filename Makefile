@@ -17,7 +17,7 @@ help:
 	@echo "make prove    SEEDS=2000 simulated stories, every crash point of small worlds, and production broken rule by rule"
 	@echo "make check    lint, types, the floors of the house, the Dockerfile"
 	@echo "make format   format the code"
-	@echo "make bench    the field on one core each, totals checked; writes bench/RESULTS.md (Linux, two cores, Java, Maven; an hour)"
+	@echo "make bench    the field on one core each, totals checked; writes bench/RESULTS.md (Linux, two cores, Java, Maven; two hours)"
 	@echo "              QUICK=1: some of it in two minutes. TRACE=<directory>: the Azure LLM inference trace, too"
 	@echo "make bench-recovery   a million keys restored, measured; writes bench/RESULTS.md (Linux, Java, Maven; minutes)"
 

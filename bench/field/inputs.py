@@ -79,12 +79,16 @@ class Block:
 
 @dataclass(slots=True)
 class Input:
-    """A whole input. names: the keys by number. end_ms: no event of it is at or after this; hours end there."""
+    """A whole input. names: the keys by number. end_ms: no event of it is at or after this; hours end there.
+
+    opening: so many blocks come before anything is measured; after them every key is live, where that is what is asked.
+    """
 
     title: str
     names: Sequence[str]
     blocks: list[Block]
     end_ms: int
+    opening: int = 1
 
     @property
     def events(self) -> int:
@@ -105,16 +109,22 @@ def hour_before(now_ms: int) -> int:
     return now_ms // WINDOW_MS * WINDOW_MS - 3 * WINDOW_MS
 
 
-def zipf(keys: int, events: int, begin_ms: int, seed: int) -> Iterator[Draw]:
-    """So many events within one hour over so many keys, the n-th of them as often as n to the power of -1.1."""
+def zipf(keys: int, events: int, begin_ms: int, seed: int, *, live: bool = False) -> Iterator[Draw]:
+    """So many events within one hour over so many keys, the n-th of them as often as n to the power of -1.1.
+
+    live: before them one event of every key, in random order.
+    """
     chance = random.Random(seed)
     weights = list(accumulate(rank**-ZIPF for rank in range(1, keys + 1)))
     span_ms = WINDOW_MS - 2 * DISORDER_MS
-    for first in range(0, events, BLOCK_EVENTS):
-        count = min(BLOCK_EVENTS, events - first)
-        drawn = chance.choices(range(keys), cum_weights=weights, k=count)
+    opening = chance.sample(range(keys), keys) if live else []
+    total = len(opening) + events
+    for first in range(0, total, BLOCK_EVENTS):
+        drawn = opening[first : first + BLOCK_EVENTS]
+        count = min(BLOCK_EVENTS, total - first) - len(drawn)
+        drawn += chance.choices(range(keys), cum_weights=weights, k=count)
         for number, key in enumerate(drawn, start=first):
-            time_ms = begin_ms + number * span_ms // events + int(chance.random() * DISORDER_MS)
+            time_ms = begin_ms + number * span_ms // total + int(chance.random() * DISORDER_MS)
             yield Draw(key, 1 + int(chance.random() * 4_000), time_ms)
 
 

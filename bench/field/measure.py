@@ -12,7 +12,7 @@ How fast:
 How soon: batches at an even rate, half of its own full speed; the last event of each is a probe. The time of all events
 of a batch is the time its sending began; they are visible when the probe's total is.
 
-After a kill: the backlog from its first record; SIGKILL when it has committed a third; started again; compared.
+After a kill: the backlog from its first record; SIGKILL when it has counted a third; started again; compared.
 
 A contestant that reads to the end of its topic and ends is started twice: what it takes for one block is taken off from
 what it takes for that block and its backlog. Nobody sees how far it is, so it is killed by the clock.
@@ -88,7 +88,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """killed_at: share that was committed then. back_s: from the restart until everything was counted."""
+    """killed_at: share that was counted then, as far as it tells. back_s: from the restart until everything was counted."""
 
     killed_at: float
     back_s: float
@@ -105,7 +105,7 @@ async def speed(contestant: Contestant, where: Where, given: Input, feed: Feed, 
     try:
         await running.prepare(feed)
         await running.start()
-        await course.take(course.next(1))
+        await course.take(course.next(given.opening))
         blocks, cpu_s, events = 1, 0.0, 0
         while cpu_s < WARM_S and course.left > 4 * blocks:
             cpu_s, _, events = await course.measured(course.next(blocks))

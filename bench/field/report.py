@@ -47,7 +47,7 @@ def section(runs: Runs, members: Sequence[Contestant], occasion: Occasion) -> st
         parts.append("### After `kill -9` in the middle, and a restart\n\n" + _crashes(runs, members))
     others = _others(runs, members)
     if others:
-        parts.append("### Other inputs\n\n" + others)
+        parts.append("### Other inputs\n\n" + _LIVE + others)
     parts.append("### How each was set up\n\n" + "\n".join(_setups(members)))
     return "\n\n".join(part for part in parts if part)
 
@@ -82,6 +82,13 @@ processes; the rest of `bench/field/measure.py` says how. Figures are medians ov
 taken within a round. Warm-up is not measured. Totals of every run are compared with the generator's ledger; the input has
 one record in a thousand twice (one envelope in 250): a contestant with deduplication has to find them, one without is expected
 to count them twice."""
+
+
+_LIVE = """\
+Of 100,000 and 1,000,000 keys every one is live: each has had an event before anything is measured. Their windows stay open, and
+all running totals are compared.
+
+"""
 
 
 def _left_out(left_out: Sequence[str], runs: Runs, titles: Mapping[str, str]) -> str:

@@ -66,6 +66,16 @@ def test_the_ledger_equals_a_naive_sum_with_and_without_what_is_sent_twice(envel
     assert sum(total.events for total in expected.values()) == EVENTS + (0 if deduplicate else sent_again)
 
 
+def test_every_key_is_live_after_the_opening_where_that_is_asked() -> None:
+    keys = 30_000
+    draws = inputs.zipf(keys, 30_000, HOUR_MS, 7, live=True)
+    given = inputs.make("test", inputs.tenants(keys), draws, 7)
+    opening = inputs.ledger(given, given.blocks[:2], retries_count=False)
+    assert len(opening) == keys
+    assert inputs.ledger(given, given.blocks, retries_count=False) == naive(given, deduplicate=True)
+    assert sum(total.events for total in inputs.ledger(given, given.blocks, retries_count=False).values()) == 60_000
+
+
 def test_the_ledger_of_some_blocks_is_of_them_alone() -> None:
     given = drawn(envelopes=False)
     part = Input(given.title, given.names, given.blocks[:2], given.end_ms)
