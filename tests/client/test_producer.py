@@ -147,15 +147,16 @@ async def test_max_bytes_is_what_python_takes() -> None:
 
 async def test_what_stands_in_the_way_of_one_lane_is_said_while_others_flow() -> None:
     recorder, clock = Recorder(2), ManualClock()
-    recorder.stuck = {0}
-    producer = Producer(recorder, SOURCE, clock=clock)
+    producer = Producer(recorder, SOURCE, linger_s=0.0, clock=clock)
     await producer.start()
-    for number in range(8):
-        producer.try_send(TYPE, f"s{number}", 0)
-    await clock.pass_s(1)
-    producer.try_send(TYPE, "s1", 1)
-    await clock.pass_s(1)
-    assert recorder.events(1) and "away" in str(producer.trouble)
+    subjects = {producer.try_send(TYPE, name, 0).partition: name for name in "abcdefgh"}
+    await clock.pass_s(0.001)
+    recorder.stuck = {0}
+    producer.try_send(TYPE, subjects[0], "stuck")
+    await clock.pass_s(0.001)
+    flows = producer.try_send(TYPE, subjects[1], "flows")
+    await clock.pass_s(0.001)  # less than the pause before the next attempt
+    assert flows.done and "away" in str(producer.trouble)
     recorder.stuck = set()
     await clock.pass_s(20)
     assert producer.trouble is None
