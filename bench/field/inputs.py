@@ -23,7 +23,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from bench.field.job import CLOSER, DISORDER_MS, PARTITIONS, PROBE, TYPES, WINDOW_MS
 from schemas.hashing import partition_for
 
-BLOCK_EVENTS = 20_000
+BLOCK_EVENTS = 5_000
 BATCH_RECORDS = 1_000
 ENVELOPE_EVENTS = 250
 RETRY_EVERY = 1_000

@@ -2,8 +2,8 @@
 
 How fast:
 
-1. it starts on an empty topic and is given blocks of the input, more and more, until they take it WARM_S of CPU time: not
-   measured;
+1. it starts on an empty topic and is given stretches of the input, longer and longer: warm-up, until that has taken `warm_s`
+   of CPU time and the next stretch is long enough; then that one counts;
 2. it is frozen (SIGSTOP) while its backlog is written, so that the generator takes nothing from the broker it reads from;
 3. it goes on; its CPU time is read from then until everything is counted and committed. Wall time is how
    long it worked (`busy_for_s`). Events per CPU-second count its own processes' time alone;
@@ -14,8 +14,8 @@ of a batch is the time its sending began; they are visible when the probe's tota
 
 After a kill: the backlog from its first record; SIGKILL when it has counted a third; started again; compared.
 
-A contestant that reads to the end of its topic and ends is started twice: what it takes for one block is taken off from
-what it takes for that block and its backlog. Nobody sees how far it is, so it is killed by the clock.
+A contestant that reads to the end of its topic and ends is started twice: what it takes for a few blocks is taken off from
+what it takes for those and its backlog. Nobody sees how far it is, so it is killed by the clock.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ from bench.field.job import PARTITIONS, PROBE
 from bench.field.judge import Verdict, judge
 from schemas.errors import BrokerError
 
-WARM_S = 3.0
-"""CPU time of the last stretch that is not measured."""
 STALLED_S = 180.0
 """Give up when it does nothing for so long. A group waits up to a minute for a member that was killed (Faust, its default)."""
 QUIET_S = 6.0
@@ -46,9 +44,13 @@ BATCH_START_S = 2.0
 """Until a contestant that ends by itself has begun to read, about."""
 CLEANED_S = 45.0
 """Faust looks for windows that have expired every 30 s (`table_cleanup_interval`)."""
+_OPENING = 4
+"""Blocks that are counted before the even flow begins."""
 _POLL_S = 0.25
 _SAMPLE_S = 0.05
 _MOST = 0.9
+_ENOUGH = 0.6
+"""A stretch that takes less of the time that is wanted is warm-up: the next one is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,10 @@ class Crash:
     verdict: Verdict
 
 
-async def speed(contestant: Contestant, where: Where, given: Input, feed: Feed, run_s: float, *, close: bool) -> Speed:
-    """How fast, for about `run_s` seconds or until the input is at its end. close: let the windows close, too."""
+async def speed(
+    contestant: Contestant, where: Where, given: Input, feed: Feed, warm_s: float, run_s: float, *, close: bool
+) -> Speed:
+    """How fast, for about `run_s` seconds of CPU time or until the input is at its end. close: let the windows close, too."""
     if contestant.batch:
         return await _batch_speed(contestant, where, given, feed, run_s)
     running = contestant.on(where)
@@ -106,12 +110,16 @@ async def speed(contestant: Contestant, where: Where, given: Input, feed: Feed, 
         await running.prepare(feed)
         await running.start()
         await course.take(course.next(given.opening))
-        blocks, cpu_s, events = 1, 0.0, 0
-        while cpu_s < WARM_S and course.left > 4 * blocks:
-            cpu_s, _, events = await course.measured(course.next(blocks))
-            blocks *= 2
-        wanted = max(1, round(run_s * events / cpu_s / BLOCK_EVENTS)) if cpu_s else course.left
-        cpu_s, wall_s, events = await course.measured(course.next(wanted))
+        blocks, warmed_s = 1, 0.0
+        while True:
+            cpu_s, wall_s, events = await course.measured(course.next(blocks))
+            if not course.left or (warmed_s >= warm_s and cpu_s >= _ENOUGH * run_s):
+                break
+            warmed_s += cpu_s
+            wanted = round(run_s * events / max(cpu_s, _SAMPLE_S) / BLOCK_EVENTS)
+            blocks = max(1, min(8 * blocks, wanted))
+            if course.left < 1.5 * blocks:  # the rest would be too little for another one
+                blocks = course.left
         peak_mb = running.peak_mb()
         closing = close and contestant.closes == "event time"
         verdict = await course.verdict(contestant, close=closing) if contestant.adds_up else None
@@ -121,10 +129,10 @@ async def speed(contestant: Contestant, where: Where, given: Input, feed: Feed, 
 
 
 async def _batch_speed(contestant: Contestant, where: Where, given: Input, feed: Feed, run_s: float) -> Speed:
-    few = await _batch(contestant, replace(where, name=f"{where.name}-start"), given, feed, 1)
-    more = await _batch(contestant, replace(where, name=f"{where.name}-guess"), given, feed, 1 + 4)
-    blocks = max(8, round(run_s * 4 / max(more.wall_s - few.wall_s, _SAMPLE_S)))
-    all_ = await _batch(contestant, where, given, feed, 1 + blocks)
+    few = await _batch(contestant, replace(where, name=f"{where.name}-start"), given, feed, 4)
+    more = await _batch(contestant, replace(where, name=f"{where.name}-guess"), given, feed, 4 + 16)
+    blocks = max(16, round(run_s * 16 / max(more.wall_s - few.wall_s, _SAMPLE_S)))
+    all_ = await _batch(contestant, where, given, feed, 4 + blocks)
     cpu_s, wall_s = all_.cpu_s - few.cpu_s, all_.wall_s - few.wall_s
     return Speed(all_.events - few.events, wall_s, cpu_s, all_.peak_mb, all_.verdict)
 
@@ -163,10 +171,11 @@ async def latency(
     try:
         await running.prepare(feed)
         await running.start()
-        first, *rest = given.blocks
-        await feed.append(where.usage, first.batches)
-        await _until_all(running, feed, first.records, first.events)
-        done = [max((b.probe for b in first.batches if b.partition == p), default=0) for p in range(PARTITIONS)]
+        opening, rest = given.blocks[:_OPENING], given.blocks[_OPENING:]
+        before = [batch for block in opening for batch in block.batches]
+        await feed.append(where.usage, before)
+        await _until_all(running, feed, sum(b.records for b in opening), sum(b.events for b in opening))
+        done = [max((b.probe for b in before if b.partition == p), default=0) for p in range(PARTITIONS)]
         batches = [batch for block in rest for batch in block.batches]
         expected = sum(batch.probe > 0 for batch in batches)
 

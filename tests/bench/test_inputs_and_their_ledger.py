@@ -70,7 +70,7 @@ def test_every_key_is_live_after_the_opening_where_that_is_asked() -> None:
     keys = 30_000
     draws = inputs.zipf(keys, 30_000, HOUR_MS, 7, live=True)
     given = inputs.make("test", inputs.tenants(keys), draws, 7)
-    opening = inputs.ledger(given, given.blocks[:2], retries_count=False)
+    opening = inputs.ledger(given, given.blocks[: keys // inputs.BLOCK_EVENTS], retries_count=False)
     assert len(opening) == keys
     assert inputs.ledger(given, given.blocks, retries_count=False) == naive(given, deduplicate=True)
     assert sum(total.events for total in inputs.ledger(given, given.blocks, retries_count=False).values()) == 60_000
