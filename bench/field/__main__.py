@@ -150,7 +150,13 @@ class Field:
 
     async def _speed(self, member: Contestant, given: Input, *, close: bool) -> Speed:
         return await speed(
-            member, self._where(member, given), given, self._feed, self._plan.warm_s, self._plan.run_s, close=close
+            member,
+            self._where(member, given),
+            given,
+            self._feed,
+            max(self._plan.warm_s, member.warms_up_s),
+            self._plan.run_s,
+            close=close,
         )
 
     async def _crash(self, member: Contestant, given: Input, number: int) -> Crash:
@@ -272,10 +278,6 @@ def _left_out(plan: Plan, trace: Path | None) -> list[str]:
         found.append(f"{TRACE}: `make bench TRACE=` names no directory that holds it")
     if not plan.latency_s:
         found.append("the time from event to visible total: only in a full run")
-    if plan.warm_s < FULL.warm_s:
-        found.append(
-            "most of the warm-up: Java's contestants compile while they are measured, so their figures are low"
-        )
     if not plan.crashes:
         found.append("`kill -9` and restart: only in a full run")
     return found

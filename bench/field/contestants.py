@@ -126,7 +126,8 @@ class Contestant(ABC):
     settings: where the way it is set up comes from. remarks: what has to be known to read its figures. envelopes: reads
     arrays of events. deduplicates: by (source, id). closes: by what it says that a window is final: "event time", "wall
     clock" or "its end"; empty: never. batch: ends by itself at the end of the input. shows: how its running totals are
-    seen; empty where it has none. adds_up: whether it has totals at all.
+    seen; empty where it has none. adds_up: whether it has totals at all. warms_up_s: CPU time that it needs
+    before its figures are its own, however short the run.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Contestant(ABC):
     batch: bool = False
     shows: str = ""
     adds_up: bool = True
+    warms_up_s: float = 0.0
 
     @abstractmethod
     def lacks(self) -> str | None:

@@ -19,6 +19,8 @@ from local.process import Child
 from schemas.errors import BrokerError
 
 _ASK_S = 0.05
+_COMPILED_S = 8.0
+"""What a Java contestant is given to compile itself."""
 
 
 class FaustRunning(PeerRunning):
@@ -131,6 +133,7 @@ def _java(environment: str, main: str, options: tuple[str, ...]) -> dict[str, An
     directory = ENVIRONMENTS / environment
     log = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
     return {
+        "warms_up_s": _COMPILED_S,
         "command": ("java", "-Xmx4g", *options, log, "-cp", f"{directory}/*", main),
         "needs": (
             ("java", "Java 17"),
