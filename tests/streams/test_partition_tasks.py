@@ -125,7 +125,7 @@ async def test_a_batch_that_leaves_a_gap_ends_the_membership_and_is_not_folded(w
 async def test_a_large_batch_is_folded_in_slices_and_lets_others_work_in_between(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "SLICE", 2)
+    monkeypatch.setattr(tasks, "SLICE_RECORDS", 2)
     owner = Owner(world)
     owner.task.start()
     await until(lambda: owner.task.state == "running")
