@@ -30,6 +30,7 @@ from schemas.reader import (
 )
 
 Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 SMALL = 1 << 40
 """Integers below it are summed as machine words: a million of them stay far below 2^63."""
 

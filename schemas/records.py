@@ -57,6 +57,18 @@ class PackedRecords(Sequence[Record]):
         at = bisect_left(self.offsets, position)
         return self if at == 0 else self[at:]
 
+    def parts(self, most_records: int, most_bytes: int) -> Iterator[PackedRecords]:
+        """Itself in pieces of so many records and bytes of values at most; a record that is larger is a piece of its own."""
+        start = size = 0
+        for at, value in enumerate(self.values):
+            length = len(value) if value else 0
+            if at > start and (at - start == most_records or size + length > most_bytes):
+                yield self[start:at]
+                start, size = at, 0
+            size += length
+        if start < len(self):
+            yield self[start:] if start else self
+
     def __len__(self) -> int:
         return len(self.offsets)
 

@@ -184,9 +184,9 @@ MUTANTS = (
     ),
     _one(
         "the future is judged by the wall clock", "§3", "streams/counting.py",
-        "(judged.times_ms > judged.recorded_ms + stream.future_tolerance_ms)",
-        "(judged.times_ms > 1767268800000 + __import__('asyncio').get_running_loop().time() * 1000"
-        " + stream.future_tolerance_ms)",
+        "(times_ms > recorded_ms + self._stream.future_tolerance_ms)",
+        "(times_ms > 1767268800000 + __import__('asyncio').get_running_loop().time() * 1000"
+        " + self._stream.future_tolerance_ms)",
     ),
     _one(
         "a tick is written before the log was read to its end", "§3", "streams/metering.py",

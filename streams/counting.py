@@ -9,32 +9,30 @@ nothing: record by record comes to the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from schemas.columns import Columns, Integers, columns
+from schemas.columns import Columns, Flags, Integers, columns
 from schemas.deadletters import DeadLetter
-from schemas.definitions import Definitions, Meter, Window
+from schemas.definitions import Definitions
 from schemas.errors import DataError
 from schemas.events import TICK_TYPE, Malformed, RawEvent, decode, id_hash, is_binary
-from schemas.hashing import partition_for
 from schemas.partials import NEVER
 from schemas.plain import Plain, PlainEvent, decode_plain
-from schemas.reader import Group, Measured, Reader
+from schemas.reader import Measured, Reader
 from schemas.records import PackedRecords, Record
 from schemas.times import parse_rfc3339
-from schemas.windows import WindowKey
+from streams.folding import Folding
 from tables.metering import MeteringTable
 
 ROUTED = ("x-opt-partition-key", "meterline-routed")
 """Headers that stand for a key where AMQP has none: Event Hubs' own, and our sender's, which chooses the partition."""
 
-SLICE = 1024
-"""Records judged together; more would leave the processor's caches."""
+SLICE_RECORDS, SLICE_BYTES = 1024, 1_000_000
+"""What is judged together, at most; more would leave the processor's caches, and then what words can sum (`folding.MOST`)."""
 
 _SOURCES = 1024
 
@@ -78,7 +76,8 @@ class _Slice:
 class _Judged(NamedTuple):
     """Measured events in their order, ticks among them. kind: _PLAIN, _SINGLE or _TICK; at: where in its list it stands.
 
-    before_ms: the watermark before each; after_ms: the one behind all of them.
+    before_ms: the watermark before each; after_ms: the one behind all of them. future: events too far ahead of their
+    records. record, place: the number of each one's record in the slice, and its place in the envelope.
     """
 
     kind: Integers
@@ -87,6 +86,9 @@ class _Judged(NamedTuple):
     recorded_ms: Integers
     before_ms: Integers
     after_ms: int
+    future: Flags
+    record: Integers
+    place: Integers
 
 
 _PLAIN, _SINGLE, _TICK = 0, 1, 2
@@ -106,14 +108,13 @@ class Counting:
         self._reader = Reader(definitions)
         self._topic = topic
         self._partition = partition
-        self._targets = targets
+        self._folding = Folding(table, targets)
         self._hashes: dict[str, Any] = {}
 
     def count(self, records: PackedRecords) -> list[DeadLetter]:
         """Counts the events of records, which follow one another. Returns the dead letters, in order."""
         letters: list[DeadLetter] = []
-        for at in range(0, len(records), SLICE):
-            part = records[at : at + SLICE]
+        for part in records.parts(SLICE_RECORDS, SLICE_BYTES):
             try:
                 letters += self._count(part)
             except Exception:
@@ -264,22 +265,24 @@ class Counting:
         if not kind or not sum(map(len, kind)):
             return None
         record = np.concatenate(records)
-        columns_of = [np.concatenate(kind), np.concatenate(at), np.concatenate(times)]
+        place = np.concatenate(places)
+        kinds, where, times_ms = np.concatenate(kind), np.concatenate(at), np.concatenate(times)
         if len(kind) > 1:
-            order = np.lexsort((np.concatenate(places), record))
-            record, columns_of = record[order], [column[order] for column in columns_of]
+            order = np.lexsort((place, record))
+            record, place = record[order], place[order]
+            kinds, where, times_ms = kinds[order], where[order], times_ms[order]
         recorded_ms = np.array(found.records.timestamps_ms, np.int64)[record]
-        times_ms, is_tick = columns_of[2], columns_of[0] == _TICK
+        is_tick = kinds == _TICK
+        future = ~is_tick & (times_ms > recorded_ms + self._stream.future_tolerance_ms)
         raised = np.where(is_tick, times_ms, np.minimum(times_ms, recorded_ms))
-        raised[~is_tick & (times_ms > recorded_ms + self._stream.future_tolerance_ms)] = NEVER
+        raised[future] = NEVER
         marks = np.maximum.accumulate(np.concatenate(([self.table.watermark_ms], raised)))
-        return _Judged(columns_of[0], columns_of[1], times_ms, recorded_ms, marks[:-1], int(marks[-1]))
+        return _Judged(kinds, where, times_ms, recorded_ms, marks[:-1], int(marks[-1]), future, record, place)
 
     def _judge(self, found: _Slice, judged: _Judged) -> None:
         """The future, the too late, duplicates, and the counted: those are folded."""
         table, stream, ledger = self.table, self._stream, self.table.ledger
-        events = judged.kind != _TICK
-        future = events & (judged.times_ms > judged.recorded_ms + stream.future_tolerance_ms)
+        events, future = judged.kind != _TICK, judged.future
         too_late = events & ~future & (judged.times_ms < judged.before_ms - stream.correct_for_ms)
         for at in np.flatnonzero(future | too_late).tolist():
             self._out_of_time(found, judged, at, "future" if future[at] else "too_late")
@@ -344,190 +347,25 @@ class Counting:
         )
         found.letters.append((number, event.index, letter))
 
-    # -- the fold
-
     def _fold(self, found: _Slice, judged: _Judged, counted: Integers, digests: list[bytes]) -> None:
         """Folds the counted events, whose digests are given in the same order."""
-        kind, at, before_ms = judged.kind[counted], judged.at[counted], judged.before_ms[counted]
+        offsets = np.array(found.records.offsets, np.int64)[judged.record[counted]]
+        at, places, before_ms = judged.at[counted], judged.place[counted], judged.before_ms[counted]
+        kind = judged.kind[counted]
         plain = np.flatnonzero(kind == _PLAIN)
-        if len(plain):
-            place = np.full(len(found.events.events), -1, np.int64)  # of a plain event, among the counted
-            place[at[plain]] = plain
-            for read, where in found.plain:
-                rows = np.flatnonzero(place[where] >= 0)
-                if len(rows):
-                    chosen = place[where[rows]]
-                    order = np.argsort(chosen, kind="stable")
-                    rows, chosen = rows[order], chosen[order]
-                    self._fold_columns(
-                        found, read, where, rows, before_ms[chosen], [digests[n] for n in chosen.tolist()]
-                    )
-        for n in np.flatnonzero(kind == _SINGLE).tolist():
-            self._fold_single(found, found.single[int(at[n])], int(before_ms[n]), digests[n])
-
-    def _fold_single(self, found: _Slice, one: _Measured, before_ms: int, digest: bytes) -> None:
-        table, (time_ms, subject, measurements) = self.table, one.measured
-        offset = found.records.offsets[one.number]
-        target = partition_for(subject, self._targets)
-        number, place = int.from_bytes(digest, "big"), (time_ms, offset, one.event.index)
-        late = False
-        for meter, group, quantity, member in measurements:
-            for window in meter.windows:
-                start_ms = time_ms - time_ms % window.size_ms
-                end_ms = start_ms + window.size_ms
-                late = late or end_ms + meter.grace_ms <= before_ms
-                key = WindowKey(subject, meter.slug, group, start_ms, window.size)
-                partial = table.partial(key, end_ms, meter.version, offset)
-                partial.share.fold(meter.aggregation, quantity, number, place)
-                if member is not None:
-                    table.add_member(key, partial, member)
-                table.folds[target] += 1
-        table.ledger.late += late
-
-    def _fold_columns(
-        self, found: _Slice, read: Columns, where: Integers, rows: Integers, before_ms: Integers, digests: list[bytes]
-    ) -> None:
-        """Folds rows of columns, in the log's order."""
-        whole = len(rows) == len(read.subjects)
-        chosen = rows.tolist()
-        times_ms = read.times_ms[rows]
-        records = [found.events.records[at] for at in where[rows].tolist()]
-        offsets = np.array([found.records.offsets[number] for number in records], np.int64)
-        subjects = read.subjects if whole else [read.subjects[row] for row in chosen]
-        late = np.zeros(len(rows), bool)
-        lanes = np.frombuffer(b"".join(digests), ">u4").reshape(-1, 4).astype(np.float64)  # exact: sums stay below 2^53
-        buckets: dict[tuple[int, str], _Buckets] = {}
-        for meter, group_slot, number_slot, member_slot in read.plan.meters:
-            for window in meter.windows:
-                held = buckets.get((group_slot, window.size))
-                if held is None:
-                    groups = read.slots[group_slot]
-                    groups = groups if whole else [groups[row] for row in chosen]
-                    held = buckets[group_slot, window.size] = _Buckets(
-                        subjects, groups, times_ms, offsets, lanes, window
-                    )
-                late |= held.ends_ms + meter.grace_ms <= before_ms
-                amounts: Any = read.slots[number_slot]
-                if amounts is not None and not whole:
-                    amounts = amounts[rows] if isinstance(amounts, np.ndarray) else [amounts[row] for row in chosen]
-                partials = self._partials(held, meter, window)
-                if member_slot or not held.sums(meter.aggregation, amounts, partials):
-                    indexes = [found.events.indexes[at] for at in where[rows].tolist()]
-                    members = [read.slots[member_slot][row] for row in chosen] if member_slot else None
-                    self._fold_rows(held, meter, amounts, members, partials, digests, indexes)
-        self.table.ledger.late += int(late.sum())
-
-    def _partials(self, held: _Buckets, meter: Meter, window: Window) -> list[Any]:
-        """The partials of a meter's windows, one per bucket; the folds are noted per target."""
-        table, folds, targets = self.table, self.table.folds, self._targets
-        partials = []
-        for (subject, group), start_ms, first, events in zip(
-            held.names, held.starts_ms, held.first, held.events, strict=True
-        ):
-            key = WindowKey(subject, meter.slug, group, start_ms, window.size)
-            partials.append(table.partial(key, start_ms + window.size_ms, meter.version, first))
-            folds[partition_for(subject, targets)] += events
-        return partials
-
-    def _fold_rows(
-        self, held: _Buckets, meter: Meter, amounts: Any, members: list[bytes] | None, partials: list[Any],
-        digests: list[bytes], indexes: list[int],
-    ) -> None:  # fmt: skip
-        """One by one: what cannot be added up as machine words, the latest, and members."""
-        quantities: Iterable[Decimal | None]
-        if amounts is None:
-            quantities = [None] * len(digests)
-        else:
-            quantities = map(Decimal, amounts.tolist()) if isinstance(amounts, np.ndarray) else amounts
-        rows = zip(
-            held.bucket.tolist(),
-            quantities,
-            digests,
-            held.times_ms.tolist(),
-            held.offsets.tolist(),
-            indexes,
-            strict=True,
-        )
-        for row, (bucket, quantity, digest, time_ms, offset, index) in enumerate(rows):
-            partial = partials[bucket]
-            partial.share.fold(meter.aggregation, quantity, int.from_bytes(digest, "big"), (time_ms, offset, index))
-            if members is not None:
-                key = WindowKey(
-                    held.names[bucket][0], meter.slug, held.names[bucket][1], held.starts_ms[bucket], held.size
+        number = np.full(len(found.events.events), -1, np.int64)  # of a plain event, among the counted
+        number[at[plain]] = plain
+        for read, where in found.plain:
+            rows = np.flatnonzero(number[where] >= 0)
+            if len(rows):
+                these = number[where[rows]]
+                self._folding.columns(
+                    read, rows, offsets[these], places[these], before_ms[these], [digests[n] for n in these.tolist()]
                 )
-                self.table.add_member(key, partial, members[row])
-
-
-class _Buckets:
-    """Rows by subject, group and window of one size. bucket: of each row. The lists: of each bucket.
-
-    names: subject and group. starts_ms: of its window. events, first, last, digests: how many rows, the offsets of its first
-    and last one, the sum of their digests.
-    """
-
-    def __init__(
-        self,
-        subjects: list[str],
-        groups: list[Group],
-        times_ms: Integers,
-        offsets: Integers,
-        lanes: Any,
-        window: Window,
-    ) -> None:
-        self.size = window.size
-        self.times_ms, self.offsets = times_ms, offsets
-        starts_ms = times_ms - times_ms % window.size_ms
-        self.ends_ms = starts_ms + window.size_ms
-        pairs = list(zip(subjects, groups, strict=True))
-        numbers: dict[tuple[str, Group], int] = dict.fromkeys(pairs, 0)
-        for number, pair in enumerate(numbers):
-            numbers[pair] = number
-        names = list(numbers)
-        bucket = np.fromiter(map(numbers.__getitem__, pairs), np.int64, len(pairs))
-        first_start = int(starts_ms.min())
-        if first_start == int(starts_ms.max()):
-            self.names, self.bucket = names, bucket
-            self.starts_ms = [first_start] * len(names)
-        else:
-            step = (starts_ms - first_start) // window.size_ms
-            many = int(step.max()) + 1
-            found, self.bucket = np.unique(bucket * many + step, return_inverse=True)
-            self.names = [names[number] for number in (found // many).tolist()]
-            self.starts_ms = (found % many * window.size_ms + first_start).tolist()
-        size = len(self.names)
-        self.events: list[int] = np.bincount(self.bucket, minlength=size).tolist()
-        last = np.zeros(size, np.int64)
-        np.maximum.at(last, self.bucket, offsets)
-        first = np.full(size, int(offsets[-1]), np.int64)
-        np.minimum.at(first, self.bucket, offsets)
-        self.first: list[int] = first.tolist()
-        self.last: list[int] = last.tolist()
-        sums = [np.bincount(self.bucket, lanes[:, lane], size).astype(np.int64).tolist() for lane in range(4)]
-        self.digests = [(a << 96) + (b << 64) + (c << 32) + d for a, b, c, d in zip(*sums, strict=True)]
-
-    def sums(self, aggregation: str, amounts: Any, partials: list[Any]) -> bool:
-        """Folds all rows into their partials at once; False where they must be folded one by one."""
-        if aggregation == "latest" or (amounts is not None and not isinstance(amounts, np.ndarray)):
-            return False
-        folded: Iterable[Decimal | None]
-        if amounts is None:
-            folded = [None] * len(partials)
-        else:
-            if aggregation == "min":
-                totals = np.full(len(partials), np.iinfo(np.int64).max)
-                np.minimum.at(totals, self.bucket, amounts)
-            elif aggregation == "max":
-                totals = np.full(len(partials), np.iinfo(np.int64).min)
-                np.maximum.at(totals, self.bucket, amounts)
-            else:
-                totals = np.zeros(len(partials), np.int64)
-                np.add.at(totals, self.bucket, amounts)
-            folded = map(Decimal, totals.tolist())
-        for partial, events, digest, last, amount in zip(
-            partials, self.events, self.digests, self.last, folded, strict=True
-        ):
-            partial.share.fold_many(aggregation, events, digest, last, amount)
-        return True
+        for n in np.flatnonzero(kind == _SINGLE).tolist():
+            self._folding.single(
+                found.single[int(at[n])].measured, int(offsets[n]), int(places[n]), int(before_ms[n]), digests[n]
+            )
 
 
 def _without(count: int, odd: set[int]) -> Integers:

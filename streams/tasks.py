@@ -29,7 +29,7 @@ log = logging.getLogger("meterline.tasks")
 T = TypeVar("T")
 
 SLICE_RECORDS, SLICE_BYTES = 1024, 256_000
-"""What is folded before the event loop gets a turn, about; batch boundaries mean nothing to the steps."""
+"""What is folded before the event loop gets a turn; batch boundaries mean nothing to the steps."""
 
 TELL_S = 3.0
 """How often the log says how far a recovery is, seconds."""
@@ -233,12 +233,9 @@ class PartitionTask(ABC):
             raise BrokerError(
                 f"{self.topic}[{self.partition}]: a batch begins at {batch.start}, but the state ends at {self.position}"
             )
-        records = PackedRecords.of(batch.records)
-        size = sum(len(value) for value in records.values if value) // max(1, len(records))
-        many = max(1, min(SLICE_RECORDS, SLICE_BYTES // max(1, size)))
-        for at in range(0, len(records), many):
-            part = records[at : at + many]
-            last = at + many >= len(records)
+        parts = list(PackedRecords.of(batch.records).parts(SLICE_RECORDS, SLICE_BYTES))
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
             self._step(Batch(self.position, batch.end if last else part.offsets[-1] + 1, part))
             if not last:
                 await asyncio.sleep(0)

@@ -247,16 +247,11 @@ def _rounds(digests: Sequence[bytes]) -> Iterator[Integers | None]:
     if len(set(digests)) == len(digests):
         yield None
         return
-    seen: Counter[bytes] = Counter()
-    rounds: list[list[int]] = []
-    for row, digest in enumerate(digests):
-        turn = seen[digest]
-        seen[digest] += 1
-        if turn == len(rounds):
-            rounds.append([])
-        rounds[turn].append(row)
-    for rows in rounds:
-        yield np.array(rows, np.int64)
+    left: Sequence[int] = range(len(digests))
+    while left:
+        first: dict[bytes, int] = {}
+        left = [row for row in left if first.setdefault(digests[row], row) != row]
+        yield np.array(list(first.values()), np.int64)
 
 
 def _pieces(words: Words, times_ms: Integers) -> Iterator[Entry]:
