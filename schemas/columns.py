@@ -7,7 +7,7 @@ reads it after all. Columns hold values of the odd ones, too; nobody looks at th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 from schemas.errors import DataError
-from schemas.numbers import quantity
+from schemas.numbers import SUM, quantity
 from schemas.plain import PlainEvent
 from schemas.pointers import MISSING
 from schemas.reader import (
@@ -32,19 +32,31 @@ from schemas.reader import (
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 SMALL = 1 << 40
-"""Integers below it are summed as machine words: a million of them stay far below 2^63."""
+"""Whole numbers below it are summed as machine words: a million of them stay far below 2^63."""
 
 _NOTHING: dict[str, Any] = {}
 _ZERO = Decimal(0)
 _STAMP = 24
 _DIGITS = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 22]
+_MOST_DIGITS = 18
+"""Of a number, a sign counted as one: their places are words below 2^63, and no quantity is too long (`schemas/numbers.py`)."""
+_END, _MINUS, _POINT, _NULL, _NINE = b"\n-.09"
+_POWERS = 10 ** np.arange(_MOST_DIGITS + 1)
 _MARKS = {4: "-", 7: "-", 10: "T", 13: ":", 16: ":", 19: ".", 23: "Z"}
+
+
+class Scaled(NamedTuple):
+    """Quantities as whole numbers of 10^-places, each below `SMALL`."""
+
+    units: Integers
+    places: int
 
 
 class Columns(NamedTuple):
     """Events of one type. times_ms and subjects: of each; slots: by the plan's numbers, of each event a value.
 
-    A slot is an array of integers or a list of Decimals for quantities, a list of groups, or of members; slot 0 is empty.
+    A slot is `Scaled` or a list of Decimals for quantities, a list of groups (None where there are none to tell apart), or
+    of members; slot 0 is empty.
     """
 
     plan: Plan
@@ -125,19 +137,21 @@ def _found(place: Place, held: list[Any]) -> list[Any]:
     return [find(data) for data in held]
 
 
-def _quantities(place: Place, held: list[Any], odd: set[int]) -> Integers | list[Decimal]:
+def _quantities(place: Place, held: list[Any], odd: set[int]) -> Scaled | list[Decimal]:
     found = _found(place, held)
     minimum = place.minimum
-    if set(map(type, found)) == {int} and min(found) > -SMALL and max(found) < SMALL:
-        values = np.array(found, np.int64)
-        if minimum is not None and min(found) < minimum:
-            odd.update(number for number, value in enumerate(found) if value < minimum)
-        return values
+    scaled = _scaled(found)
+    if scaled is not None:
+        if minimum is not None:
+            least = int(minimum.scaleb(scaled.places, SUM).to_integral_value(ROUND_CEILING))
+            below = np.flatnonzero(scaled.units < max(-SMALL, min(SMALL, least)))
+            odd.update(below.tolist())
+        return scaled
     exact = []
     for number, value in enumerate(found):
         try:
-            amount = quantity(value)
-        except DataError:
+            amount = quantity(Decimal(value.decode()) if type(value) is bytes else value)
+        except (DataError, InvalidOperation):
             odd.add(number)
             amount = _ZERO
         if minimum is not None and amount < minimum:
@@ -146,9 +160,34 @@ def _quantities(place: Place, held: list[Any], odd: set[int]) -> Integers | list
     return exact
 
 
-def _groups(dimensions: Dimensions, held: list[Any], odd: set[int]) -> list[Group]:
+def _scaled(found: list[Any]) -> Scaled | None:
+    """Ints, and numbers as they were written, with a point and without an exponent; None where there is anything else."""
+    kinds = set(map(type, found))
+    if kinds == {int}:
+        return Scaled(np.array(found, np.int64), 0) if min(found) > -SMALL and max(found) < SMALL else None
+    if kinds == {int, bytes}:
+        found = [value if type(value) is bytes else b"%d." % value for value in found]
+    elif kinds != {bytes}:
+        return None
+    # Digit by digit, all at once: each counts ten to the power of its distance from the point.
+    letters = np.frombuffer(b"\n".join(found) + b"\n", np.uint8)
+    ends, points = np.flatnonzero(letters == _END), np.flatnonzero(letters == _POINT)
+    if len(points) != len(found) or (letters > _NINE).any():
+        return None
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    places = int((ends - points).max()) - 1
+    if places + int((points - starts).max()) > _MOST_DIGITS:
+        return None
+    power = np.repeat(points, ends - starts + 1) - np.arange(len(letters))
+    power -= power > 0
+    units = np.add.reduceat(np.where(letters >= _NULL, (letters - _NULL) * _POWERS[power + places], 0), starts)
+    np.negative(units, out=units, where=letters[starts] == _MINUS)
+    return Scaled(units, places) if int(np.abs(units).max()) < SMALL else None
+
+
+def _groups(dimensions: Dimensions, held: list[Any], odd: set[int]) -> list[Group] | None:
     if not dimensions.places:
-        return [()] * len(held)
+        return None
     found = [_found(place, held) for place in dimensions.places]
     groups: list[Group | None]
     if all(set(map(type, values)) == {str} for values in found):
@@ -161,7 +200,7 @@ def _groups(dimensions: Dimensions, held: list[Any], odd: set[int]) -> list[Grou
         if group is None:
             try:
                 groups[number] = group_of(dimensions, held[number])
-            except DataError:
+            except DataError:  # a number that is no int, too: it is bytes here, and read again by itself
                 odd.add(number)
                 groups[number] = ()
     return groups  # type: ignore[return-value]

@@ -9,7 +9,6 @@ decoded record by record there, and comes to the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,7 +24,7 @@ CHUNK = 16
 
 
 class PlainEvent(msgspec.Struct, gc=False):
-    """As `schemas.events.RawEvent`, its data decoded: ints are ints, other numbers the Decimals that were written."""
+    """As `schemas.events.RawEvent`, its data decoded: ints are ints, other numbers the bytes that were written."""
 
     id: Text
     source: Text
@@ -45,9 +44,9 @@ class Plain(NamedTuple):
     indexes: list[int]
 
 
-_line = msgspec.json.Decoder(PlainEvent, float_hook=Decimal)
-_array = msgspec.json.Decoder(list[PlainEvent], float_hook=Decimal)
-_FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ArithmeticError)
+_line = msgspec.json.Decoder(PlainEvent, float_hook=str.encode)
+_array = msgspec.json.Decoder(list[PlainEvent], float_hook=str.encode)
+_FAILURES = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _ATTRIBUTES = 6
 _LINE_BREAK, _SPACE, _QUOTE, _COLON, _BRACKET, _OPEN, _CLOSE = b'\n ":[{}'
 Letters = npt.NDArray[np.uint8]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, overload
 
 Headers = Sequence[tuple[str, bytes]]
@@ -59,15 +60,13 @@ class PackedRecords(Sequence[Record]):
 
     def parts(self, most_records: int, most_bytes: int) -> Iterator[PackedRecords]:
         """Itself in pieces of so many records and bytes of values at most; a record that is larger is a piece of its own."""
-        start = size = 0
-        for at, value in enumerate(self.values):
-            length = len(value) if value else 0
-            if at > start and (at - start == most_records or size + length > most_bytes):
-                yield self[start:at]
-                start, size = at, 0
-            size += length
-        if start < len(self):
-            yield self[start:] if start else self
+        sizes = [*accumulate([len(value) if value else 0 for value in self.values], initial=0)]
+        start = 0
+        while start < len(self):
+            end = bisect_right(sizes, sizes[start] + most_bytes) - 1
+            end = min(max(end, start + 1), start + most_records, len(self))
+            yield self if end - start == len(self) else self[start:end]
+            start = end
 
     def __len__(self) -> int:
         return len(self.offsets)

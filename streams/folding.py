@@ -1,7 +1,7 @@
 """The fold of counted events into the partials of one source partition: one by one, or column by column.
 
 Columns are summed per bucket (subject, group and window) as machine words, exactly: the four words of a digest as floats
-below 2^53, quantities as integers below 2^63. What those cannot hold, the latest, and members are folded row by row.
+below 2^53, quantities as whole numbers below 2^63. What those cannot hold is folded row by row.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from schemas.columns import SMALL, Columns, Integers
+from schemas.columns import SMALL, Columns, Integers, Scaled
 from schemas.definitions import Meter, Window
 from schemas.hashing import partition_for
+from schemas.numbers import SUM
 from schemas.reader import Group, Measured
 from schemas.windows import WindowKey
-from tables.metering import MeteringTable
+from tables.aggregates import Place
+from tables.dedupe import Words
+from tables.metering import MeteringTable, OpenPartial
 
 MOST = 1 << 21
 """Rows that may be summed at once: 2^32 times as many are 2^53."""
+_HALF, _LOW = np.uint64(32), np.uint64((1 << 32) - 1)
 assert SMALL * MOST < 1 << 63, "nor do quantities outgrow a word"
 
 
@@ -31,11 +35,11 @@ class Folding:
         self.table = table
         self._targets = targets
 
-    def single(self, measured: Measured, offset: int, index: int, before_ms: int, digest: bytes) -> None:
+    def single(self, measured: Measured, offset: int, index: int, before_ms: int, digest: int) -> None:
         """Folds one event of the record at `offset`. before_ms: the watermark before it."""
         table, (time_ms, subject, measurements) = self.table, measured
         target = partition_for(subject, self._targets)
-        number, place = int.from_bytes(digest, "big"), (time_ms, offset, index)
+        place = (time_ms, offset, index)
         late = False
         for meter, group, quantity, member in measurements:
             for window in meter.windows:
@@ -44,7 +48,7 @@ class Folding:
                 late = late or end_ms + meter.grace_ms <= before_ms
                 key = WindowKey(subject, meter.slug, group, start_ms, window.size)
                 partial = table.partial(key, end_ms, meter.version, offset)
-                partial.share.fold(meter.aggregation, quantity, number, place)
+                partial.share.fold(meter.aggregation, quantity, digest, place)
                 if member is not None:
                     table.add_member(key, partial, member)
                 table.folds[target] += 1
@@ -57,11 +61,11 @@ class Folding:
         offsets: Integers,
         places: Integers,
         before_ms: Integers,
-        digests: list[bytes],
+        words: Words,
     ) -> None:
         """Folds rows of columns, given in the log's order.
 
-        Of each row: offsets, of its record; places, in its envelope; before_ms, the watermark before it; digests, of its id.
+        Of each row: offsets, of its record; places, in its envelope; before_ms, the watermark before it; words, of its id.
         """
         assert len(rows) <= MOST, "a slice is small enough for its sums to be exact"
         whole = len(rows) == len(read.subjects)
@@ -69,66 +73,52 @@ class Folding:
         times_ms = read.times_ms[rows]
         subjects = read.subjects if whole else [read.subjects[row] for row in chosen]
         late = np.zeros(len(rows), bool)
-        lanes = np.frombuffer(b"".join(digests), ">u4").reshape(-1, 4).astype(np.float64)
+        lanes = np.array([words[0] >> _HALF, words[0] & _LOW, words[1] >> _HALF, words[1] & _LOW], np.float64)
         buckets: dict[tuple[int, str], _Buckets] = {}
         for meter, group_slot, number_slot, member_slot in read.plan.meters:
             for window in meter.windows:
                 held = buckets.get((group_slot, window.size))
                 if held is None:
                     groups = read.slots[group_slot]
-                    groups = groups if whole else [groups[row] for row in chosen]
+                    groups = groups if whole or groups is None else [groups[row] for row in chosen]
                     held = buckets[group_slot, window.size] = _Buckets(
-                        subjects, groups, times_ms, offsets, lanes, window
+                        subjects, groups, times_ms, offsets, places, lanes, window
                     )
                 late |= held.ends_ms + meter.grace_ms <= before_ms
-                amounts: Any = read.slots[number_slot]
-                if amounts is not None and not whole:
-                    amounts = amounts[rows] if isinstance(amounts, np.ndarray) else [amounts[row] for row in chosen]
-                partials = self._partials(held, meter, window)
-                if member_slot or not held.sums(meter.aggregation, amounts, partials):
-                    members = [read.slots[member_slot][row] for row in chosen] if member_slot else None
-                    self._fold_rows(held, meter, amounts, members, partials, digests, places)
+                keys, partials = self._partials(held, meter, window)
+                amounts = read.slots[number_slot]
+                if type(amounts) is list:
+                    self._fold_rows(held, meter, [amounts[row] for row in chosen], partials, words)
+                else:
+                    held.sums(meter.aggregation, amounts, rows, partials)
+                if member_slot:
+                    members = read.slots[member_slot]
+                    for bucket, row in zip(held.bucket.tolist(), chosen, strict=True):
+                        self.table.add_member(keys[bucket], partials[bucket], members[row])
         self.table.ledger.late += int(late.sum())
 
-    def _partials(self, held: _Buckets, meter: Meter, window: Window) -> list[Any]:
-        """The partials of a meter's windows, one per bucket; the folds are noted per target."""
+    def _partials(self, held: _Buckets, meter: Meter, window: Window) -> tuple[list[WindowKey], list[OpenPartial]]:
+        """A meter's windows and their partials, one per bucket; the folds are noted per target."""
         table, folds, targets = self.table, self.table.folds, self._targets
-        partials = []
+        keys, partials = [], []
         for (subject, group), start_ms, first, events in zip(
             held.names, held.starts_ms, held.first, held.events, strict=True
         ):
             key = WindowKey(subject, meter.slug, group, start_ms, window.size)
+            keys.append(key)
             partials.append(table.partial(key, start_ms + window.size_ms, meter.version, first))
             folds[partition_for(subject, targets)] += events
-        return partials
+        return keys, partials
 
     def _fold_rows(
-        self, held: _Buckets, meter: Meter, amounts: Any, members: list[bytes] | None, partials: list[Any],
-        digests: list[bytes], places: Integers,
-    ) -> None:  # fmt: skip
-        """One by one: what cannot be added up as machine words, the latest, and members."""
-        quantities: Iterable[Decimal | None]
-        if amounts is None:
-            quantities = [None] * len(digests)
-        else:
-            quantities = map(Decimal, amounts.tolist()) if isinstance(amounts, np.ndarray) else amounts
-        rows = zip(
-            held.bucket.tolist(),
-            quantities,
-            digests,
-            held.times_ms.tolist(),
-            held.offsets.tolist(),
-            places.tolist(),
-            strict=True,
-        )
-        for row, (bucket, quantity, digest, time_ms, offset, index) in enumerate(rows):
-            partial = partials[bucket]
-            partial.share.fold(meter.aggregation, quantity, int.from_bytes(digest, "big"), (time_ms, offset, index))
-            if members is not None:
-                key = WindowKey(
-                    held.names[bucket][0], meter.slug, held.names[bucket][1], held.starts_ms[bucket], held.size
-                )
-                self.table.add_member(key, partial, members[row])
+        self, held: _Buckets, meter: Meter, amounts: list[Decimal], partials: list[OpenPartial], words: Words
+    ) -> None:
+        """One by one: what cannot be added up as machine words."""
+        times_ms, offsets, places = held.times_ms.tolist(), held.offsets.tolist(), held.places.tolist()
+        for bucket, quantity, first, last, *place in zip(
+            held.bucket.tolist(), amounts, *words.tolist(), times_ms, offsets, places, strict=True
+        ):
+            partials[bucket].share.fold(meter.aggregation, quantity, (first << 64) + last, tuple(place))
 
 
 class _Buckets:
@@ -141,21 +131,20 @@ class _Buckets:
     def __init__(
         self,
         subjects: list[str],
-        groups: list[Group],
+        groups: list[Group] | None,
         times_ms: Integers,
         offsets: Integers,
+        places: Integers,
         lanes: Any,
         window: Window,
     ) -> None:
         self.size = window.size
-        self.times_ms, self.offsets = times_ms, offsets
+        self.times_ms, self.offsets, self.places = times_ms, offsets, places
         starts_ms = times_ms - times_ms % window.size_ms
         self.ends_ms = starts_ms + window.size_ms
-        pairs = list(zip(subjects, groups, strict=True))
-        numbers: dict[tuple[str, Group], int] = dict.fromkeys(pairs, 0)
-        for number, pair in enumerate(numbers):
-            numbers[pair] = number
-        names = list(numbers)
+        pairs: list[Any] = subjects if groups is None else list(zip(subjects, groups, strict=True))
+        numbers = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
+        names = [(subject, ()) for subject in numbers] if groups is None else list(numbers)
         bucket = np.fromiter(map(numbers.__getitem__, pairs), np.int64, len(pairs))
         first_start = int(starts_ms.min())
         if first_start == int(starts_ms.max()):
@@ -175,29 +164,42 @@ class _Buckets:
         np.minimum.at(first, self.bucket, offsets)
         self.first: list[int] = first.tolist()
         self.last: list[int] = last.tolist()
-        sums = [np.bincount(self.bucket, lanes[:, lane], size).astype(np.int64).tolist() for lane in range(4)]
+        sums = [np.bincount(self.bucket, lane, size).astype(np.int64).tolist() for lane in lanes]
         self.digests = [(a << 96) + (b << 64) + (c << 32) + d for a, b, c, d in zip(*sums, strict=True)]
 
-    def sums(self, aggregation: str, amounts: Any, partials: list[Any]) -> bool:
-        """Folds all rows into their partials at once; False where they must be folded one by one."""
-        if aggregation == "latest" or (amounts is not None and not isinstance(amounts, np.ndarray)):
-            return False
-        folded: Iterable[Decimal | None]
-        if amounts is None:
-            folded = [None] * len(partials)
-        else:
-            if aggregation == "min":
-                totals = np.full(len(partials), np.iinfo(np.int64).max)
-                np.minimum.at(totals, self.bucket, amounts)
+    def sums(self, aggregation: str, amounts: Scaled | None, rows: Integers, partials: list[OpenPartial]) -> None:
+        """Folds all rows into their partials at once. amounts: None for a count; `rows` of them are these rows'."""
+        folded: Iterable[Decimal | None] = [None] * len(partials)
+        latest: Iterable[Place | None] = folded  # type: ignore[assignment]
+        if amounts is not None:
+            units = amounts.units[rows]
+            if aggregation == "latest":
+                chosen = self._latest()
+                totals = units[chosen]
+                columns = (self.times_ms, self.offsets, self.places)
+                latest = zip(*(column[chosen].tolist() for column in columns), strict=True)
+            elif aggregation == "min":
+                totals = np.full(len(partials), SMALL)
+                np.minimum.at(totals, self.bucket, units)
             elif aggregation == "max":
-                totals = np.full(len(partials), np.iinfo(np.int64).min)
-                np.maximum.at(totals, self.bucket, amounts)
+                totals = np.full(len(partials), -SMALL)
+                np.maximum.at(totals, self.bucket, units)
             else:
                 totals = np.zeros(len(partials), np.int64)
-                np.add.at(totals, self.bucket, amounts)
+                np.add.at(totals, self.bucket, units)
             folded = map(Decimal, totals.tolist())
-        for partial, events, digest, last, amount in zip(
-            partials, self.events, self.digests, self.last, folded, strict=True
+            if amounts.places:
+                folded = [amount.scaleb(-amounts.places, SUM) for amount in map(Decimal, totals.tolist())]
+        for partial, events, digest, last, amount, at in zip(
+            partials, self.events, self.digests, self.last, folded, latest, strict=True
         ):
-            partial.share.fold_many(aggregation, events, digest, last, amount)
-        return True
+            partial.share.fold_many(aggregation, events, digest, last, amount, at)
+
+    def _latest(self) -> Integers:
+        """Of each bucket the row that is the latest: of equal times the one that stands last in the log."""
+        newest_ms = np.zeros(len(self.names), np.int64)  # no event is before 1970
+        np.maximum.at(newest_ms, self.bucket, self.times_ms)
+        rows = np.flatnonzero(self.times_ms == newest_ms[self.bucket])
+        chosen = np.zeros(len(self.names), np.int64)
+        np.maximum.at(chosen, self.bucket[rows], rows)
+        return chosen

@@ -18,6 +18,7 @@ from schemas.errors import BrokerError, MeterlineError, PartitionStopped
 from schemas.records import Batch, Out, PackedRecords
 from streams.clock import Clock
 from streams.closing import Closing
+from streams.counting import SLICE_BYTES, SLICE_RECORDS
 from streams.driver import drive
 from streams.ending import end
 from streams.metering import Metering
@@ -27,9 +28,6 @@ from tables.effects import Effect, Procedure, Produce
 
 log = logging.getLogger("meterline.tasks")
 T = TypeVar("T")
-
-SLICE_RECORDS, SLICE_BYTES = 1024, 256_000
-"""What is folded before the event loop gets a turn; batch boundaries mean nothing to the steps."""
 
 TELL_S = 3.0
 """How often the log says how far a recovery is, seconds."""

@@ -23,6 +23,9 @@ import msgspec
 from schemas.numbers import AVG, SUM
 from schemas.partials import DIGEST_MOD, Contribution
 
+Place = tuple[int, int, int]
+"""(event time ms, offset, index in the envelope): of two events the one with the greater is the later."""
+
 
 class Share(msgspec.Struct, gc=False):
     """One source partition's cumulative share of one window, as METERING folds it. Fields as in `Contribution`.
@@ -35,16 +38,16 @@ class Share(msgspec.Struct, gc=False):
     digest: int = 0
     through: int = -1
     amount: Decimal | None = None
-    at: tuple[int, int, int] | None = None
+    at: Place | None = None
 
     def fold(
         self,
         aggregation: str,
         quantity: Decimal | None,
         event_digest: int,
-        place: tuple[int, int, int],
+        place: Place,
     ) -> None:
-        """Folds one counted event in. event_digest: the 128 bits of its id. place: (event time ms, offset, index)."""
+        """Folds one counted event in. event_digest: the 128 bits of its id."""
         self.events += 1
         self.digest = (self.digest + event_digest) % DIGEST_MOD
         self.through = max(self.through, place[1])
@@ -63,18 +66,24 @@ class Share(msgspec.Struct, gc=False):
         else:
             self.amount = SUM.add(held, quantity)
 
-    def fold_many(self, aggregation: str, events: int, digests: int, through: int, amount: Decimal | None) -> None:
+    def fold_many(
+        self, aggregation: str, events: int, digests: int, through: int, amount: Decimal | None, at: Place | None = None
+    ) -> None:
         """Folds several counted events in. digests: the sum of their ids'. through: the offset of the last of them.
 
-        amount: what they come to by the aggregation; None for count. Not for `latest`.
+        amount: what they come to by the aggregation; None for count. at: for `latest`, the place of that amount.
         """
         self.events += events
         self.digest = (self.digest + digests) % DIGEST_MOD
-        self.through = max(self.through, through)
+        if through > self.through:
+            self.through = through
         if amount is None:
             return
         held = self.amount
-        if held is None:
+        if at is not None:
+            if self.at is None or at > self.at:
+                self.at, self.amount = at, amount
+        elif held is None:
             self.amount = amount
         elif aggregation == "min":
             self.amount = min(held, amount)
@@ -84,10 +93,9 @@ class Share(msgspec.Struct, gc=False):
             self.amount = SUM.add(held, amount)
 
     def contribution(self) -> Contribution:
-        """As it crosses a wire."""
-        return Contribution(
-            self.events, self.digest.to_bytes(16, "big"), self.first, self.through, self.amount, self.at
-        )
+        """As it crosses a wire. Equal amounts have equal bytes there, however they were written and folded."""
+        amount = None if self.amount is None else self.amount.normalize(SUM)
+        return Contribution(self.events, self.digest.to_bytes(16, "big"), self.first, self.through, amount, self.at)
 
     @classmethod
     def of(cls, wire: Contribution) -> Share:

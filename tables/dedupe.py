@@ -1,7 +1,9 @@
 """Known ids: exact within a source partition, for exactly as long as a duplicate could still be counted (design §4).
 
-A hash table of machine words: 16 bytes of digest and 4 of time in a slot, at most three of four slots taken, at least half of
-them after it has grown: no more than 40 bytes an id. A batch is looked up and put in at once.
+A hash table of machine words, in buckets of eight slots: 16 bytes of digest and 4 of time in a slot, at most three of four
+slots taken, and more than half of them after it has grown: no more than 40 bytes an id. A batch is looked up and put in at
+once: a bucket's first words are one line of the processor's cache, compared together, and one line is nearly always all that
+is looked at. A bucket that is full sends on to the next one.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ _item = struct.Struct(f">{ID_BYTES}sq")
 """An id and its time in a piece."""
 ITEM_BYTES = _item.size
 _PIECE = 32_000 // ITEM_BYTES * ITEM_BYTES
-_ROW = np.dtype([("low", ">u8"), ("high", ">u8"), ("time", ">i8")])
+_ROW = np.dtype([("first", ">u8"), ("last", ">u8"), ("time", ">i8")])
 
-_LEAST = 64
-"""Slots of an empty table."""
+_SLOTS = 8
+"""Of a bucket: eight flags are one machine word."""
+_PLACES = np.arange(_SLOTS)
+_LEAST = 8
+"""Buckets of an empty table."""
 _FULL = 0.75
-_GROWTH = 1.5
+_GROWTH = 1.45
 _SPAN = (1 << 32) - 1
 """Times are held as ms behind a base, 0 standing for a free slot: in 4 bytes within seven weeks, else in 8."""
 
@@ -34,6 +39,7 @@ _SALT = [np.uint64(secrets.randbits(64) | 1) for _ in range(2)]
 """Where an id goes is this process's secret: nobody can make up ids that crowd together."""
 
 Words = npt.NDArray[np.uint64]
+"""(2, n): of each digest the first and the last eight bytes, as big-endian numbers."""
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
@@ -63,38 +69,41 @@ class KnownIds:
     @property
     def size_bytes(self) -> int:
         """Memory of the table."""
-        return self._low.nbytes + self._high.nbytes + self._times.nbytes
+        return self._first.nbytes + self._last.nbytes + self._times.nbytes + self._filled.nbytes
 
     def knows(self, digest: bytes, watermark_ms: int) -> bool:
         """Whether an event of this id was counted with a time that is not too late now."""
-        at, found = self._find(_words([digest]))
+        at, found = self._find(words_of([digest]))
         return bool(found[0]) and int(self._times[at[0]]) + self._base_ms >= watermark_ms - self._correct_for_ms
 
     def add(self, digest: bytes, time_ms: int) -> None:
         """Remember a counted id. A retry stamped anew after it was forgotten is a new event, with the new time."""
-        words, times_ms = _words([digest]), np.array([time_ms], np.int64)
-        self._insert(words, times_ms)
+        words, times_ms = words_of([digest]), np.array([time_ms], np.int64)
+        self._make_room(times_ms)
+        self._insert(words, times_ms, *self._find(words))
         self._fresh.append((words, times_ms))
 
-    def count(self, digests: Sequence[bytes], times_ms: Integers, watermarks_ms: Integers) -> Flags:
+    def count(self, words: Words, times_ms: Integers, watermarks_ms: Integers) -> Flags:
         """Of events in order, whether each is a duplicate; those that are none are remembered, one after the other.
 
-        watermarks_ms: the watermark before each.
+        words: of their digests. watermarks_ms: the watermark before each.
         """
-        words = _words(digests)
-        duplicate = np.zeros(len(digests), bool)
-        for chosen in _rounds(digests):
-            mine = words if chosen is None else words[chosen]
+        duplicate = np.zeros(len(times_ms), bool)
+        self._make_room(times_ms)
+        for chosen in _rounds(words):
+            mine = words if chosen is None else words[:, chosen]
             mine_ms = times_ms if chosen is None else times_ms[chosen]
             floors_ms = (watermarks_ms if chosen is None else watermarks_ms[chosen]) - self._correct_for_ms
             at, found = self._find(mine)
+            if not found.any():
+                self._insert(mine, mine_ms, at, found)
+                self._fresh.append((mine, mine_ms))
+                continue
             known = found & (self._times[at].astype(np.int64) + self._base_ms >= floors_ms)
             new = ~known
-            self._insert(mine[new], mine_ms[new])
-            self._fresh.append((mine[new], mine_ms[new]))
-            if chosen is None:
-                return known
-            duplicate[chosen] = known
+            self._insert(mine[:, new], mine_ms[new], at[new], found[new])
+            self._fresh.append((mine[:, new], mine_ms[new]))
+            duplicate[... if chosen is None else chosen] = known
         return duplicate
 
     def evict(self, watermark_ms: int) -> None:
@@ -113,9 +122,9 @@ class KnownIds:
         fresh, self._fresh = self._fresh, []
         if not fresh:
             return iter(())
-        words, times_ms = np.concatenate([w for w, _ in fresh]), np.concatenate([t for _, t in fresh])
+        words, times_ms = np.concatenate([w for w, _ in fresh], 1), np.concatenate([t for _, t in fresh])
         kept = times_ms // self._bucket_ms >= self._swept
-        return _pieces(words[kept], times_ms[kept])
+        return _pieces(words[:, kept], times_ms[kept])
 
     def units(self) -> list[int]:
         """The buckets, for a snapshot."""
@@ -127,52 +136,61 @@ class KnownIds:
             return iter(())
         words, times_ms = self._all()
         mine = times_ms // self._bucket_ms == bucket
-        words, times_ms = words[mine], times_ms[mine]
-        order = np.lexsort((words[:, 1], words[:, 0]))  # the same in every process
-        return _pieces(words[order], times_ms[order])
+        words, times_ms = words[:, mine], times_ms[mine]
+        order = np.lexsort((words[1], words[0]))  # the same in every process
+        return _pieces(words[:, order], times_ms[order])
 
     def restore(self, piece: bytes) -> None:
         """Unite a piece; of two times of one id the later holds: the earlier was forgotten before it was counted again."""
         rows = np.frombuffer(piece, _ROW)
-        words = np.empty((len(rows), 2), np.uint64)
-        words[:, 0], words[:, 1] = rows["low"], rows["high"]
+        words = np.array((rows["first"], rows["last"]), np.uint64)
         times_ms = rows["time"].astype(np.int64)
-        for chosen in _rounds([piece[at : at + ID_BYTES] for at in range(0, len(piece), ITEM_BYTES)]):
-            mine, mine_ms = (words, times_ms) if chosen is None else (words[chosen], times_ms[chosen])
+        self._make_room(times_ms)
+        for chosen in _rounds(words):
+            mine, mine_ms = (words, times_ms) if chosen is None else (words[:, chosen], times_ms[chosen])
             at, found = self._find(mine)
             later = ~found | (self._times[at].astype(np.int64) + self._base_ms < mine_ms)
-            self._insert(mine[later], mine_ms[later])
+            self._insert(mine[:, later], mine_ms[later], at[later], found[later])
 
-    def _make(self, size: int, dtype: type[np.uint32 | np.int64]) -> None:
-        self._size = size
-        self._low = np.zeros(size, np.uint64)
-        self._high = np.zeros(size, np.uint64)
-        self._times: npt.NDArray[np.uint32 | np.int64] = np.zeros(size, dtype)
+    def _make(self, buckets: int, dtype: type[np.uint32 | np.int64]) -> None:
+        self._buckets = buckets
+        self._first = np.zeros((buckets, _SLOTS), np.uint64)
+        self._last = np.zeros(buckets * _SLOTS, np.uint64)
+        self._times: npt.NDArray[np.uint32 | np.int64] = np.zeros(buckets * _SLOTS, dtype)
+        self._filled = np.zeros(buckets, np.uint8)
         self._taken = 0
 
     def _all(self) -> tuple[Words, Integers]:
         """Everything in the table, swept or not."""
         at = np.flatnonzero(self._times)
-        words = np.empty((len(at), 2), np.uint64)
-        words[:, 0], words[:, 1] = self._low[at], self._high[at]
+        words = np.array((self._first.reshape(-1)[at], self._last[at]), np.uint64)
         return words, self._times[at].astype(np.int64) + self._base_ms
 
-    def _insert(self, words: Words, times_ms: Integers) -> None:
-        """Ids that differ from one another; of one that is held the time is replaced."""
-        if not len(words):
+    def _make_room(self, times_ms: Integers) -> None:
+        """So that as many ids of such times can be inserted."""
+        if not len(times_ms):
             return
         first_ms, last_ms = int(times_ms.min()), int(times_ms.max())
         if (
-            self._taken + len(words) > self._size * _FULL
+            self._taken + len(times_ms) > self._buckets * _SLOTS * _FULL
             or not self._base_ms < first_ms <= last_ms <= self._base_ms + np.iinfo(self._times.dtype).max
         ):
-            self._rebuild(len(words), first_ms, last_ms)
-        at, found = self._find(words)
+            self._rebuild(len(times_ms), first_ms, last_ms)
+
+    def _insert(self, words: Words, times_ms: Integers, at: Integers, found: Flags) -> None:
+        """Ids that differ from one another, as `_find` found them; of one that is held the time is replaced."""
+        if not len(times_ms):
+            return
         for bucket in (self._times[at[found]].astype(np.int64) + self._base_ms) // self._bucket_ms:
             self._forget(int(bucket))
         self._put(words, times_ms, at, found)
-        buckets, counts = np.unique(times_ms // self._bucket_ms, return_counts=True)
-        for bucket, held in zip(buckets.tolist(), counts.tolist(), strict=True):
+        buckets = times_ms // self._bucket_ms
+        first = int(buckets.min())
+        if int(buckets.max()) == first:
+            counted = [(first, len(buckets))]
+        else:
+            counted = list(zip(*(column.tolist() for column in np.unique(buckets, return_counts=True)), strict=True))
+        for bucket, held in counted:
             if bucket >= self._swept:
                 self._held[bucket] += held
                 self._live += held
@@ -186,9 +204,9 @@ class KnownIds:
         """The table anew, without what is swept, large enough for `more` of times in between."""
         words, times_ms = self._all()
         kept = times_ms // self._bucket_ms >= self._swept
-        words, times_ms = words[kept], times_ms[kept]
-        needed = len(words) + more
-        size = self._size if needed <= self._size * _FULL and needed * 4 > self._size else _LEAST
+        words, times_ms = words[:, kept], times_ms[kept]
+        needed = (len(times_ms) + more) / _SLOTS
+        size = self._buckets if needed <= self._buckets * _FULL and needed * 4 > self._buckets else _LEAST
         while needed > size * _FULL:
             size = int(size * _GROWTH)
         known = [time_ms for time_ms in (first_ms, last_ms) if time_ms is not None]
@@ -201,62 +219,80 @@ class KnownIds:
         else:
             self._make(size, np.int64)
             self._base_ms = min(known) - 1
-        if len(words):
-            at, found = self._find(words)
-            self._put(words, times_ms, at, found)
+        self._put(words, times_ms, *self._find(words))
 
     def _find(self, words: Words) -> tuple[Integers, Flags]:
         """Of each id the slot it is in, or the first free one on its way; and whether it is there."""
-        low, high = words[:, 0], words[:, 1]
-        mixed = (low * _SALT[0] + high * _SALT[1]) >> np.uint64(32)
-        at = (mixed * np.uint64(self._size) >> np.uint64(32)).astype(np.int64)
-        found = np.zeros(len(words), bool)
-        left = np.arange(len(words))
-        while len(left):
-            slots = at[left]
-            there_low, there_high = self._low[slots], self._high[slots]
-            taken = self._times[slots] != 0
-            same = taken & (there_low == low[left]) & (there_high == high[left])
-            found[left[same]] = True
-            left = left[taken & ~same]
-            at[left] += 1
-            at[left[at[left] == self._size]] = 0
+        mixed = (words[0] * _SALT[0] + words[1] * _SALT[1]) >> np.uint64(32)
+        bucket = (mixed * np.uint64(self._buckets) >> np.uint64(32)).astype(np.int64)
+        filled = self._filled[bucket]
+        at, found = bucket * _SLOTS + filled, np.zeros(len(bucket), bool)
+        alike = self._first[bucket] == words[0][:, None]
+        doubtful = np.flatnonzero((filled == _SLOTS) | (alike.view(np.uint64)[:, 0] != 0))
+        while len(doubtful):
+            mine, (first, last) = bucket[doubtful], words[:, doubtful, None]
+            slots = mine[:, None] * _SLOTS + _PLACES
+            filled = self._filled[mine]
+            same = (self._first[mine] == first) & (self._last[slots] == last) & (filled[:, None] > _PLACES)
+            there = same.any(1)
+            found[doubtful] = there
+            at[doubtful] = mine * _SLOTS + np.where(there, same.argmax(1), filled)
+            doubtful = doubtful[~there & (filled == _SLOTS)]
+            bucket[doubtful] = (bucket[doubtful] + 1) % self._buckets
         return at, found
 
     def _put(self, words: Words, times_ms: Integers, at: Integers, found: Flags) -> None:
-        """Into their slots; of two that want the same free one, the other looks on."""
+        """Into their slots; of several that want the same free one, the others look on."""
         times = (times_ms - self._base_ms).astype(self._times.dtype)
-        self._times[at[found]] = times[found]
-        left = np.flatnonzero(~found)
-        self._taken += len(left)
-        while len(left):
-            slots = at[left]
-            self._low[slots], self._high[slots] = words[left, 0], words[left, 1]
-            self._times[slots] = times[left]
-            lost = (self._low[slots] != words[left, 0]) | (self._high[slots] != words[left, 1])
-            left = left[lost]
-            at[left] = self._find(words[left])[0]
+        if found.any():
+            self._times[at[found]] = times[found]
+            new = np.flatnonzero(~found)
+            words, times, at = words[:, new], times[new], at[new]
+        self._taken += len(times)
+        firsts = self._first.reshape(-1)
+        while len(times):
+            first, last = words
+            firsts[at], self._last[at] = first, last
+            put = (firsts[at] == first) & (self._last[at] == last)
+            if put.all():
+                self._times[at] = times
+                self._filled[at // _SLOTS] += np.uint8(1)
+                return
+            done, lost = at[put], ~put
+            self._times[done] = times[put]
+            self._filled[done // _SLOTS] += np.uint8(
+                1
+            )  # no bucket is in there twice: they all wanted the same slot of it
+            words, times = words[:, lost], times[lost]
+            at = self._find(words)[0]
 
 
-def _words(digests: Sequence[bytes]) -> Words:
-    return np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64)
+def words_of(digests: Sequence[bytes]) -> Words:
+    """(2, n), of digests of 16 bytes."""
+    return np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).T.astype(np.uint64, order="C")
 
 
-def _rounds(digests: Sequence[bytes]) -> Iterator[Integers | None]:
+def _rounds(words: Words) -> Iterator[Integers | None]:
     """Rows so that no id comes twice in a round, and of one id the earlier before the later. None: all of them at once."""
-    if len(set(digests)) == len(digests):
+    ordered = np.sort(words[0])
+    alike = ordered[1:] == ordered[:-1]
+    if not alike.any():
         yield None
         return
-    left: Sequence[int] = range(len(digests))
+    may_repeat = np.isin(words[0], ordered[1:][alike])
+    ids = dict(zip(np.flatnonzero(may_repeat).tolist(), zip(*words[:, may_repeat].tolist(), strict=True), strict=True))
+    others = np.flatnonzero(~may_repeat)
+    left: Sequence[int] = list(ids)
     while left:
-        first: dict[bytes, int] = {}
-        left = [row for row in left if first.setdefault(digests[row], row) != row]
-        yield np.array(list(first.values()), np.int64)
+        first: dict[tuple[int, int], int] = {}
+        left = [row for row in left if first.setdefault(ids[row], row) != row]
+        yield np.concatenate((others, np.array(list(first.values()), np.int64)))
+        others = others[:0]
 
 
 def _pieces(words: Words, times_ms: Integers) -> Iterator[Entry]:
-    rows = np.empty(len(words), _ROW)
-    rows["low"], rows["high"], rows["time"] = words[:, 0], words[:, 1], times_ms
+    rows = np.empty(len(times_ms), _ROW)
+    rows["first"], rows["last"], rows["time"] = words[0], words[1], times_ms
     packed = rows.tobytes()
     for at in range(0, len(packed), _PIECE):
         yield Entry("ids", b"", packed[at : at + _PIECE])

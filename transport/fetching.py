@@ -72,17 +72,17 @@ def unpacked(fetched: PartitionRecords) -> Iterator[PackedRecords]:
         if fetched._check_crcs and not batch.validate_crc():
             raise CorruptRecordException(f"Invalid CRC - {fetched._tp}")
         if not batch.is_control_batch:
-            rows = [(r.offset, r.timestamp, r.key, r.value, r.headers) for r in batch]
-            if rows and rows[0][0] < following:  # a broker may begin before what was asked for
-                rows = [row for row in rows if row[0] >= following]
-            if rows:
-                columns = tuple(zip(*rows, strict=True))
-                offsets.extend(columns[0])
-                timestamps_ms.extend(columns[1])
-                keys.extend(columns[2])
-                values.extend(columns[3])
-                headers.extend(columns[4])
-                some_headers = some_headers or any(columns[4])
+            rows = list(batch)
+            if rows and rows[0].offset < following:  # a broker may begin before what was asked for
+                rows = [row for row in rows if row.offset >= following]
+            # Column by column: no tuple per record, which Python's collector would have to look at.
+            offsets += [row.offset for row in rows]
+            timestamps_ms += [row.timestamp for row in rows]
+            keys += [row.key for row in rows]
+            values += [row.value for row in rows]
+            more = [row.headers for row in rows]
+            headers += more
+            some_headers = some_headers or any(more)
         following = batch.next_offset
     fetched.next_fetch_offset = following
     if offsets:

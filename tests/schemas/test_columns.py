@@ -6,11 +6,10 @@ import random
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
 import orjson
 import pytest
 
-from schemas.columns import columns
+from schemas.columns import Scaled, columns
 from schemas.definitions import Definitions, Meter
 from schemas.errors import DataError
 from schemas.events import RawEvent, decode
@@ -32,7 +31,16 @@ TIMES = (
     "9999-12-31T23:59:59.999Z", "2026-01-31 12:00:00.000Z", "2026-01-3\u0661T12:00:00.000Z", "now", "",
 )  # fmt: skip
 NUMBERS = (1, 0, -1, 4095, 1 << 39, 1 << 40, "1.5", "1e3", "no", True, None, [], "MISSING")
-FRACTIONS = ("10000000000000000000", "100000000000000000000", "0.5", "1.50", "-0.0", "1E2", "1e-19")
+FRACTIONS = (
+    "10000000000000000000",
+    "100000000000000000000",
+    "0.5",
+    "1.50",
+    "-0.0",
+    "1E2",
+    "1e-19",
+    "1e99999999999999999999",
+)
 TEXTS = ("gpt-4o", "", "m\u00f6bel", "x" * 600, "x" * 300, None, True, 7, {}, "MISSING")
 
 
@@ -59,7 +67,12 @@ def agree(values: list[bytes], meters: tuple[Meter, ...]) -> int:
             continue
         assert expected is not None, value
         found = [
-            (meter, read.slots[group][number], _of(read.slots[amount], number), _of(read.slots[member], number))
+            (
+                meter,
+                _of(read.slots[group], number, ()),
+                _of(read.slots[amount], number),
+                _of(read.slots[member], number),
+            )
             for meter, group, amount, member in plan.meters
         ]
         assert (int(read.times_ms[number]), read.subjects[number]) == (expected.time_ms, expected.subject)
@@ -67,11 +80,10 @@ def agree(values: list[bytes], meters: tuple[Meter, ...]) -> int:
     return len(values) - len(read.odd)
 
 
-def _of(slot: Any, number: int) -> Any:
-    if slot is None:
-        return None
-    value = slot[number]
-    return Decimal(int(value)) if isinstance(value, np.int64) else value
+def _of(slot: Any, number: int, nothing: Any = None) -> Any:
+    if isinstance(slot, Scaled):
+        return Decimal(int(slot.units[number])).scaleb(-slot.places)
+    return nothing if slot is None else slot[number]
 
 
 def drawn(rng: random.Random, wild: float) -> bytes:
@@ -111,9 +123,62 @@ def test_a_time_is_read_as_the_reader_reads_it(time: str) -> None:
         agree([event_bytes(time=time), event_bytes(time=TIMES[1])], (a_meter(),))
 
 
-def test_integers_are_summed_as_machine_words_and_the_rest_as_decimals() -> None:
+def quantities(*written: str) -> Any:
+    """The column of quantities that were written so."""
     plan = Reader(Definitions(meters=(a_meter(),))).plan("api.request")
     assert plan is not None
-    small, large = ([event_bytes(data={"tokens": n}) for n in (1, n)] for n in (2, 1 << 40))
-    assert isinstance(columns(plan, decode_plain(small)[0].events).slots[1], np.ndarray)
-    assert columns(plan, decode_plain(large)[0].events).slots[1] == [Decimal(1), Decimal(1 << 40)]
+    events = decode_plain([event_bytes(data={"tokens": orjson.Fragment(text.encode())}) for text in written])[0].events
+    return columns(plan, events).slots[1]
+
+
+@pytest.mark.parametrize(
+    ("written", "places"),
+    [
+        (["1", "2"], 0),
+        (["1", "2.5"], 1),
+        (["0.25", "100.0", "7"], 2),
+        (["0.000001", "999999.999999"], 6),
+        (["1099511627775", "0"], 0),
+        (["-0.5", "-0.0", "-12.25"], 2),
+        (["1.50"], 2),
+    ],
+)
+def test_what_fits_into_a_machine_word_is_summed_as_whole_numbers(written: list[str], places: int) -> None:
+    found = quantities(*written)
+    assert isinstance(found, Scaled) and found.places == places
+    assert [Decimal(unit).scaleb(-places) for unit in found.units.tolist()] == list(map(Decimal, written))
+
+
+@pytest.mark.parametrize(
+    ("written", "refused"),
+    [
+        (["1099511627776"], ()),
+        (["0.5", "1099511627776"], ()),
+        (["0.000000000001", "1.5"], ()),
+        (["1.5", "1e3"], ()),
+        (["0.1000000000000000001", "0.5"], (0,)),
+        (["123456789012345678901.5", "1.5"], (0,)),
+        (["18446744073709551616", "1.5"], ()),
+        (["0.123456789", "1234.5"], ()),
+    ],
+)
+def test_what_does_not_is_a_decimal(written: list[str], refused: tuple[int, ...]) -> None:
+    found = quantities(*written)
+    assert found == [Decimal(0) if n in refused else Decimal(text) for n, text in enumerate(written)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_numbers_that_were_drawn_come_out_as_they_were_written(seed: int) -> None:
+    rng = random.Random(seed)
+    places, whole = rng.randint(0, 7), rng.randint(1, 5)
+    written = []
+    for _ in range(rng.choice([1, 3, 500])):
+        drawn_places = rng.randint(0, places)
+        number = Decimal(rng.randrange(10 ** (drawn_places + whole))).scaleb(-drawn_places)
+        written.append(rng.choice(["", "-"]) + f"{number:f}")
+    plan = Reader(Definitions(meters=(a_meter(minimum=None),))).plan("api.request")
+    assert plan is not None
+    events = [event_bytes(data={"tokens": orjson.Fragment(text.encode())}) for text in written]
+    found = columns(plan, decode_plain(events)[0].events).slots[1]
+    assert isinstance(found, Scaled)
+    assert [Decimal(unit).scaleb(-found.places) for unit in found.units.tolist()] == list(map(Decimal, written))

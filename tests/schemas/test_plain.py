@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -49,7 +48,6 @@ ODD = {
     "no subject": event_bytes(subject=...),
     "an empty id": event_bytes(id=""),
     "another specversion": event_bytes(specversion="0.3"),
-    "a number that no Decimal holds": data('{"tokens":1e99999999999999999999}'),
     "an escape": event_bytes(subject='a "b"'),
 }
 TAKEN = {
@@ -61,6 +59,7 @@ TAKEN = {
     "no data": event_bytes(data=...),
     "objects and lists within": data('{"tokens":1,"more":{"a":[1,{"b":2}]},"list":[[],[{"c":{}}]]}'),
     "texts with brackets and colons": data('{"tokens":1,"text":"{[:,:]}"}'),
+    "a number that no Decimal holds": data('{"tokens":1e99999999999999999999}'),
     "numbers of all kinds": data('{"a":1,"b":1.50,"c":-0.0,"d":1E2,"e":12345678901234567890123,"f":true,"g":null}'),
 }
 
@@ -82,7 +81,7 @@ def agree(values: list[bytes | None]) -> list[int]:
                 other.id, other.source, other.type, other.subject, other.time,
             )  # fmt: skip
             held = {} if one.data is msgspec.UNSET else one.data
-            assert held == (msgspec.json.Decoder(float_hook=Decimal).decode(other.data) if other.data else {})
+            assert held == (msgspec.json.Decoder(float_hook=str.encode).decode(other.data) if other.data else {})
     return odd
 
 

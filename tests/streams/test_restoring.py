@@ -12,7 +12,7 @@ import pytest
 import streams.closing
 from schemas.errors import PartitionStopped
 from streams.driver import drive
-from streams.restoring import Restoring, RestoringUncollected
+from streams.restoring import YOUNG, Restoring, RestoringUncollected
 from streams.tasks import TELL_S
 from tables.effects import Effect, ReadLog
 from tests.streams.test_partition_tasks import METERS, Owner, until
@@ -169,7 +169,9 @@ async def test_two_restore_at_a_time_and_the_others_wait_for_their_turn() -> Non
 
 
 async def test_the_collector_waits_while_any_restores_and_not_longer() -> None:
+    before = gc.get_threshold()
     restoring = RestoringUncollected()
+    assert gc.get_threshold() == (YOUNG, *before[1:])
     hold = asyncio.Event()
 
     async def restore() -> None:
@@ -191,3 +193,4 @@ async def test_the_collector_waits_while_any_restores_and_not_longer() -> None:
     finally:
         gc.enable()
         gc.unfreeze()
+        gc.set_threshold(*before)

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from tables.dedupe import KnownIds
+from tables.dedupe import KnownIds, words_of
 from tests import pictures
 from tests.usage import MINUTE, NOON, definitions, meter, usage
 from tests.world import MeteringProcess, World
@@ -182,7 +182,7 @@ def test_a_batch_is_judged_as_its_events_one_by_one(seed: int) -> None:
             if not expected[-1]:
                 counted[digest] = time_ms
         digests, times_ms, before = zip(*rows, strict=True)
-        assert ids.count(digests, np.array(times_ms), np.array(before)).tolist() == expected
+        assert ids.count(words_of(digests), np.array(times_ms), np.array(before)).tolist() == expected
         if rng.random() < 0.5:
             ids.evict(watermark_ms)
         again = KnownIds(CORRECT_FOR)
@@ -199,7 +199,7 @@ def test_an_id_takes_at_most_forty_bytes() -> None:
     ids = KnownIds(CORRECT_FOR)
     for number in range(0, 120_000, 500):
         digests = [digest_of(at) for at in range(number, number + 500)]
-        ids.count(digests, np.full(500, NOON), np.full(500, NOON))
+        ids.count(words_of(digests), np.full(500, NOON), np.full(500, NOON))
         assert ids.size_bytes <= 40 * len(ids), f"{ids.size_bytes / len(ids):.1f} bytes each of {len(ids)}"
 
 
@@ -207,7 +207,9 @@ def test_what_is_swept_is_soon_gone_from_memory() -> None:
     ids = KnownIds(CORRECT_FOR)
     for number in range(300):
         time_ms = NOON + number * MINUTE
-        ids.count([digest_of(number * 100 + at) for at in range(100)], np.full(100, time_ms), np.full(100, time_ms))
+        ids.count(
+            words_of([digest_of(number * 100 + at) for at in range(100)]), np.full(100, time_ms), np.full(100, time_ms)
+        )
         ids.evict(time_ms)
         assert len(ids) <= 6200
         assert ids.size_bytes <= 2 * 40 * max(len(ids), 100)
@@ -221,9 +223,9 @@ def test_times_years_apart_are_told_apart() -> None:
     year = 365 * 24 * 60 * MINUTE
     digests = [digest_of(number) for number in range(200)]
     times_ms = np.array([NOON + number * year // 50 for number in range(200)])
-    assert not ids.count(digests, times_ms, times_ms).any()
-    assert ids.count(digests, times_ms, times_ms + CORRECT_FOR).all()
-    assert not ids.count(digests, times_ms, times_ms + CORRECT_FOR + 1).any()
+    assert not ids.count(words_of(digests), times_ms, times_ms).any()
+    assert ids.count(words_of(digests), times_ms, times_ms + CORRECT_FOR).all()
+    assert not ids.count(words_of(digests), times_ms, times_ms + CORRECT_FOR + 1).any()
 
 
 def test_ids_that_are_made_up_do_not_crowd_together() -> None:
@@ -231,5 +233,5 @@ def test_ids_that_are_made_up_do_not_crowd_together() -> None:
     ids = KnownIds(CORRECT_FOR)
     for number in range(0, 60_000, 1000):
         digests = [at.to_bytes(16, "big") for at in range(number, number + 1000)]
-        assert not ids.count(digests, np.full(1000, NOON), np.full(1000, NOON)).any()
+        assert not ids.count(words_of(digests), np.full(1000, NOON), np.full(1000, NOON)).any()
     assert len(ids) == 60_000
