@@ -305,10 +305,24 @@ def member_of(place: Place, data: dict[str, object]) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
+def member_of_text(text: bytes) -> bytes:
+    """The same for a text that was found, given as UTF-8."""
+    return hashlib.blake2b(b"s" + text, digest_size=16).digest()
+
+
 def group_of(dimensions: Dimensions, data: dict[str, object]) -> Group:
     """The group that the data belongs to. Raises DataError."""
+    return group_of_found(
+        dimensions,
+        tuple(
+            [data.get(key, "") if key is not None else pointer.find(data) for _, key, pointer, _ in dimensions.places]
+        ),
+    )
+
+
+def group_of_found(dimensions: Dimensions, found: tuple[object, ...]) -> Group:
+    """The group of what was found at its places. Raises DataError."""
     places, seen = dimensions
-    found = tuple([data.get(key, "") if key is not None else pointer.find(data) for _, key, pointer, _ in places])
     for value in found:
         if type(value) is not str:
             return _new_group(places, found)

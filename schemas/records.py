@@ -60,7 +60,8 @@ class PackedRecords(Sequence[Record]):
 
     def parts(self, most_records: int, most_bytes: int) -> Iterator[PackedRecords]:
         """Itself in pieces of so many records and bytes of values at most; a record that is larger is a piece of its own."""
-        sizes = [*accumulate([len(value) if value else 0 for value in self.values], initial=0)]
+        lengths = map(len, self.values) if None not in self.values else (len(value or b"") for value in self.values)  # type: ignore[arg-type]
+        sizes = [*accumulate(lengths, initial=0)]
         start = 0
         while start < len(self):
             end = bisect_right(sizes, sizes[start] + most_bytes) - 1

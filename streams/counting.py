@@ -9,22 +9,23 @@ nothing: record by record comes to the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from schemas.columns import Columns, Flags, Integers, columns
+from schemas.columns import Columns, columns, readable, shaped
 from schemas.deadletters import DeadLetter
 from schemas.definitions import Definitions
 from schemas.errors import DataError
-from schemas.events import TICK_TYPE, Malformed, RawEvent, decode, id_hash, is_binary
+from schemas.events import TICK_TYPE, Malformed, RawEvent, decode, event_id_digest, id_hash, is_binary
 from schemas.partials import NEVER
-from schemas.plain import Plain, PlainEvent, decode_plain
+from schemas.plain import decode_plain
 from schemas.reader import Measured, Reader
 from schemas.records import PackedRecords, Record
+from schemas.shapes import Matched, Shapes
 from schemas.times import parse_rfc3339
+from schemas.written import Flags, Integers
 from streams.folding import Folding
 from tables.dedupe import Words, words_of
 from tables.metering import MeteringTable
@@ -57,13 +58,21 @@ class _Tick(NamedTuple):
     time_ms: int
 
 
+class _Block(NamedTuple):
+    """Events of one type that were measured together. records, places: of each its record in the slice, and its place in it."""
+
+    read: Columns
+    records: Integers
+    places: Integers
+
+
 @dataclass(slots=True)
 class _Slice:
-    """What a slice of records was found to be. plain: of each type its columns, and where its events are in `events`."""
+    """What a slice of records was found to be. keyless: the numbers of records without a key."""
 
     records: PackedRecords
-    events: Plain
-    plain: list[tuple[Columns, Integers]] = field(default_factory=list)
+    keyless: set[int]
+    blocks: list[_Block] = field(default_factory=list)
     single: list[_Measured] = field(default_factory=list)
     ticks: list[_Tick] = field(default_factory=list)
     letters: list[tuple[int, int, DeadLetter]] = field(default_factory=list)
@@ -78,7 +87,7 @@ class _Slice:
 
 
 class _Judged(NamedTuple):
-    """Measured events in their order, ticks among them. kind: _PLAIN, _SINGLE or _TICK; at: where in its list it stands.
+    """Measured events in their order, ticks among them. kind: the number of its block, _SINGLE or _TICK; at: where in it.
 
     before_ms: the watermark before each; after_ms: the one behind all of them. future: events too far ahead of their
     records. record, place: the number of each one's record in the slice, and its place in the envelope.
@@ -95,7 +104,7 @@ class _Judged(NamedTuple):
     place: Integers
 
 
-_PLAIN, _SINGLE, _TICK = 0, 1, 2
+_SINGLE, _TICK = -1, -2
 
 
 class Counting:
@@ -113,6 +122,7 @@ class Counting:
         self._topic = topic
         self._partition = partition
         self._folding = Folding(table, targets)
+        self._shapes = Shapes()
         self._hashes: dict[str, Any] = {}
 
     def count(self, records: PackedRecords) -> list[DeadLetter]:
@@ -138,7 +148,7 @@ class Counting:
 
     def _count(self, records: PackedRecords) -> list[DeadLetter]:
         found = self._read(records)
-        if found.plain or found.single:
+        if found.blocks or found.single:
             judged = self._order(found)
             if judged is not None:
                 self._judge(found, judged)
@@ -150,49 +160,81 @@ class Counting:
     # -- what each event is
 
     def _read(self, records: PackedRecords) -> _Slice:
-        ledger = self.table.ledger
+        found = _Slice(records, self._keyless(records))
         headers = records.headers
-        events, odd = decode_plain(
-            records.values, None if headers is None else [not is_binary(held) for held in headers]
-        )
-        found = _Slice(records, events)
-        keyless = self._keyless(records)
-        ledger.read += len(events.events)
-        if keyless:
-            ledger.keyless += sum(map(keyless.__contains__, events.records))
-        for number in odd:
-            for event in found.exactly(number):
-                self._single(found, number, event, keyless)
-        types = [event.type for event in events.events]
-        if len(set(types)) == 1:
-            self._plain(found, types[0], np.arange(len(types)), events.events, keyless)
-            return found
-        places: dict[str, list[int]] = {}
-        for at, kind in enumerate(types):
-            places.setdefault(kind, []).append(at)
-        for kind, where in places.items():
-            self._plain(found, kind, np.array(where), [events.events[at] for at in where], keyless)
+        plain = None if headers is None else [not is_binary(held) for held in headers]
+        matched, left = self._shapes.split(records.values, plain)
+        for events in matched:
+            left += self._shaped(found, events)
+        if left:
+            self._decoded(found, sorted(left), plain)
         return found
 
-    def _plain(self, found: _Slice, kind: str, where: Integers, held: Sequence[PlainEvent], keyless: set[int]) -> None:
-        """All plain events of one type."""
-        ledger = self.table.ledger
-        plan = self._reader.plan(kind)
-        if plan is None and kind != TICK_TYPE:
-            ledger.unmatched += len(held)
-            return
-        read = columns(plan, held) if plan is not None else None
-        odd = range(len(held)) if read is None else sorted(read.odd)
-        if odd:
-            records, indexes = found.events.records, found.events.indexes
-            ledger.read -= len(odd)
-            for at in where[list(odd)].tolist():
-                ledger.keyless -= records[at] in keyless
-                self._single(found, records[at], found.exactly(records[at])[indexes[at]], keyless)
-        if read is not None:
-            found.plain.append((read, where))
+    def _shaped(self, found: _Slice, matched: Matched) -> list[int]:
+        """Events of one shape. Gives the numbers of records that must be read otherwise."""
+        types = matched.told_apart(matched.shape.attributes["type"])
+        others: set[int] = set()
+        for name, events in types.items():
+            plan = self._reader.plan(name)
+            if name == TICK_TYPE or (plan is not None and not readable(plan, matched.shape)):
+                others.update(events.records.tolist())
+        for name, events in types.items():
+            kept = events.only(~np.isin(events.records, list(others))) if others else events
+            if not len(kept.records):
+                continue
+            self._note(found, kept.records)
+            plan = self._reader.plan(name)
+            if plan is None:
+                self.table.ledger.unmatched += len(kept.records)
+            else:
+                self._block(found, shaped(plan, kept), kept.records, kept.places)
+        return sorted(others)
 
-    def _single(self, found: _Slice, number: int, event: RawEvent | Malformed, keyless: set[int]) -> None:
+    def _decoded(self, found: _Slice, numbers: list[int], plain: list[bool] | None) -> None:
+        """Records that have no shape: together where they are plain, else one by one."""
+        values = [found.records.values[number] for number in numbers]
+        events, odd = decode_plain(values, None if plain is None else [plain[number] for number in numbers])
+        for at in odd:
+            for event in found.exactly(numbers[at]):
+                self._single(found, numbers[at], event)
+        places: dict[str, list[int]] = {}
+        for at, decoded in enumerate(events.events):
+            places.setdefault(decoded.type, []).append(at)
+        for kind, rows in places.items():
+            records = np.array(numbers)[[events.records[at] for at in rows]]
+            indexes = np.array([events.indexes[at] for at in rows])
+            plan = self._reader.plan(kind)
+            if plan is not None:
+                self._note(found, records)
+                self._block(found, columns(plan, [events.events[at] for at in rows]), records, indexes)
+            elif kind == TICK_TYPE:
+                for number, index in zip(records.tolist(), indexes.tolist(), strict=True):
+                    self._single(found, number, found.exactly(number)[index])
+            else:
+                self._note(found, records)
+                self.table.ledger.unmatched += len(rows)
+
+    def _note(self, found: _Slice, records: Integers) -> None:
+        """So many events are read."""
+        ledger = self.table.ledger
+        ledger.read += len(records)
+        if found.keyless:
+            ledger.keyless += int(np.isin(records, list(found.keyless)).sum())
+
+    def _block(self, found: _Slice, read: Columns, records: Integers, places: Integers) -> None:
+        """Events that were measured together; the odd ones among them are read by themselves."""
+        if not read.odd:
+            found.blocks.append(_Block(read, records, places))
+            return
+        ledger = self.table.ledger
+        odd = sorted(read.odd)
+        ledger.read -= len(odd)
+        for number, place in zip(records[odd].tolist(), places[odd].tolist(), strict=True):
+            ledger.keyless -= number in found.keyless
+            self._single(found, number, found.exactly(number)[place])
+        found.blocks.append(_Block(read, records, places))
+
+    def _single(self, found: _Slice, number: int, event: RawEvent | Malformed) -> None:
         """One event by itself: its fate, or what it measures."""
         ledger = self.table.ledger
         record = found.records[number]
@@ -200,7 +242,7 @@ class Counting:
             self._tick(found, number, event, record)
             return
         ledger.read += 1
-        ledger.keyless += number in keyless
+        ledger.keyless += number in found.keyless
         if type(event) is Malformed:
             self._dead(found, number, "malformed", event.reason, event)
             return
@@ -242,18 +284,18 @@ class Counting:
 
     def _order(self, found: _Slice) -> _Judged | None:
         """Everything that has a time, in the log's order, each with the watermark before it."""
-        events = found.events
-        numbers, indexes = np.array(events.records, np.int64), np.array(events.indexes, np.int64)
         kind: list[Integers] = []
         at: list[Integers] = []
         times: list[Integers] = []
-        for read, where in found.plain:
-            good = _without(len(where), read.odd)
-            kind.append(np.zeros(len(good), np.int64))
-            at.append(where[good])
+        records: list[Integers] = []
+        places: list[Integers] = []
+        for number, (read, record, place) in enumerate(found.blocks):
+            good = _without(len(record), read.odd)
+            kind.append(np.full(len(good), number))
+            at.append(good)
             times.append(read.times_ms[good])
-        records = [numbers[chosen] for chosen in at]
-        places = [indexes[chosen] for chosen in at]
+            records.append(record[good])
+            places.append(place[good])
         if found.single:
             kind.append(np.full(len(found.single), _SINGLE))
             at.append(np.arange(len(found.single)))
@@ -303,24 +345,31 @@ class Counting:
 
     def _digests(self, found: _Slice, judged: _Judged, chosen: Integers) -> Words:
         """Of each chosen event the 16 bytes that stand for its source and id, as `event_id_digest` has them."""
-        plain, single = found.events.events, found.single
-        at = judged.at[chosen].tolist()
-        events: list[PlainEvent | RawEvent]
-        if single:
-            kinds = judged.kind[chosen].tolist()
-            events = [plain[n] if kind == _PLAIN else single[n].event for kind, n in zip(kinds, at, strict=True)]
-        else:
-            events = [plain[n] for n in at]
-        digests = []
-        source, copy = None, self._begun("")
-        for event in events:
-            if event.source != source:
-                source = event.source
-                copy = self._begun(source)
-            digest = copy()
-            digest.update(event.id.encode())
-            digests.append(digest.digest())
-        return words_of(digests)
+        kinds, at = judged.kind[chosen], judged.at[chosen]
+        words = np.empty((2, len(chosen)), np.uint64)
+        for number, block in enumerate(found.blocks):
+            mine = kinds == number
+            sources, ids = block.read.sources, block.read.ids
+            rows = at[mine].tolist()
+            begun = [self._begun(source) for source in sources.names]
+            digests = []
+            if len(begun) == 1:
+                copy = begun[0]
+                for row in rows:
+                    digest = copy()
+                    digest.update(ids[row])
+                    digests.append(digest.digest())
+            else:
+                codes = sources.codes.tolist()
+                for row in rows:
+                    digest = begun[codes[row]]()
+                    digest.update(ids[row])
+                    digests.append(digest.digest())
+            words[:, mine] = words_of(digests)
+        mine = kinds == _SINGLE
+        single = [found.single[n].event for n in at[mine].tolist()]
+        words[:, mine] = words_of([event_id_digest(event.source, event.id) for event in single])
+        return words
 
     def _begun(self, source: str) -> Any:
         """What gives a hash that a source has gone into."""
@@ -333,12 +382,8 @@ class Counting:
         return known
 
     def _out_of_time(self, found: _Slice, judged: _Judged, at: int, reason: str) -> None:
-        place = int(judged.at[at])
-        if judged.kind[at] == _PLAIN:
-            number = found.events.records[place]
-            event = found.exactly(number)[found.events.indexes[place]]
-        else:
-            number, event = found.single[place].number, found.single[place].event
+        number = int(judged.record[at])
+        event = found.exactly(number)[int(judged.place[at])]
         assert isinstance(event, RawEvent)
         if reason == "future":
             by_s, what = (judged.times_ms[at] - judged.recorded_ms[at]) / 1000, "ahead of its record"
@@ -371,14 +416,12 @@ class Counting:
         offsets = np.array(found.records.offsets, np.int64)[judged.record[counted]]
         at, places, before_ms = judged.at[counted], judged.place[counted], judged.before_ms[counted]
         kind = judged.kind[counted]
-        plain = np.flatnonzero(kind == _PLAIN)
-        number = np.full(len(found.events.events), -1, np.int64)  # of a plain event, among the counted
-        number[at[plain]] = plain
-        for read, where in found.plain:
-            rows = np.flatnonzero(number[where] >= 0)
-            if len(rows):
-                these = number[where[rows]]
-                self._folding.columns(read, rows, offsets[these], places[these], before_ms[these], words[:, these])
+        for number, block in enumerate(found.blocks):
+            mine = np.flatnonzero(kind == number)
+            if len(mine):
+                self._folding.columns(
+                    block.read, at[mine], offsets[mine], places[mine], before_ms[mine], words[:, mine]
+                )
         for n in np.flatnonzero(kind == _SINGLE).tolist():
             digest = (int(words[0, n]) << 64) + int(words[1, n])
             measured = found.single[int(at[n])].measured

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from schemas.columns import SMALL, Columns, Integers, Scaled
+from schemas.columns import Coded, Columns
 from schemas.definitions import Meter, Window
 from schemas.hashing import partition_for
 from schemas.numbers import SUM
 from schemas.reader import Group, Measured
 from schemas.windows import WindowKey
+from schemas.written import SMALL, Integers, Scaled
 from tables.aggregates import Place
 from tables.dedupe import Words
 from tables.metering import MeteringTable, OpenPartial
@@ -68,10 +69,8 @@ class Folding:
         Of each row: offsets, of its record; places, in its envelope; before_ms, the watermark before it; words, of its id.
         """
         assert len(rows) <= MOST, "a slice is small enough for its sums to be exact"
-        whole = len(rows) == len(read.subjects)
         chosen = rows.tolist()
         times_ms = read.times_ms[rows]
-        subjects = read.subjects if whole else [read.subjects[row] for row in chosen]
         late = np.zeros(len(rows), bool)
         lanes = np.array([words[0] >> _HALF, words[0] & _LOW, words[1] >> _HALF, words[1] & _LOW], np.float64)
         buckets: dict[tuple[int, str], _Buckets] = {}
@@ -79,10 +78,8 @@ class Folding:
             for window in meter.windows:
                 held = buckets.get((group_slot, window.size))
                 if held is None:
-                    groups = read.slots[group_slot]
-                    groups = groups if whole or groups is None else [groups[row] for row in chosen]
                     held = buckets[group_slot, window.size] = _Buckets(
-                        subjects, groups, times_ms, offsets, places, lanes, window
+                        read.subjects, read.slots[group_slot], rows, times_ms, offsets, places, lanes, window
                     )
                 late |= held.ends_ms + meter.grace_ms <= before_ms
                 keys, partials = self._partials(held, meter, window)
@@ -130,8 +127,9 @@ class _Buckets:
 
     def __init__(
         self,
-        subjects: list[str],
-        groups: list[Group] | None,
+        subjects: Coded,
+        groups: Coded | None,
+        rows: Integers,
         times_ms: Integers,
         offsets: Integers,
         places: Integers,
@@ -142,20 +140,23 @@ class _Buckets:
         self.times_ms, self.offsets, self.places = times_ms, offsets, places
         starts_ms = times_ms - times_ms % window.size_ms
         self.ends_ms = starts_ms + window.size_ms
-        pairs: list[Any] = subjects if groups is None else list(zip(subjects, groups, strict=True))
-        numbers = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
-        names = [(subject, ()) for subject in numbers] if groups is None else list(numbers)
-        bucket = np.fromiter(map(numbers.__getitem__, pairs), np.int64, len(pairs))
-        first_start = int(starts_ms.min())
-        if first_start == int(starts_ms.max()):
-            self.names, self.bucket = names, bucket
-            self.starts_ms = [first_start] * len(names)
+        pairs = subjects.codes[rows]
+        many = len(subjects.names)
+        if groups is not None:
+            pairs = pairs * len(groups.names) + groups.codes[rows]
+            many *= len(groups.names)
+        first_ms = int(starts_ms.min())
+        steps = (int(starts_ms.max()) - first_ms) // window.size_ms + 1
+        if steps > 1:
+            pairs = pairs * steps + (starts_ms - first_ms) // window.size_ms
+        found, self.bucket = _dense(pairs, many * steps)
+        self.starts_ms: list[int] = (found % steps * window.size_ms + first_ms).tolist()
+        found //= steps
+        if groups is None:
+            self.names: list[tuple[str, Group]] = [(subjects.names[code], ()) for code in found.tolist()]
         else:
-            step = (starts_ms - first_start) // window.size_ms
-            many = int(step.max()) + 1
-            found, self.bucket = np.unique(bucket * many + step, return_inverse=True)
-            self.names = [names[number] for number in (found // many).tolist()]
-            self.starts_ms = (found % many * window.size_ms + first_start).tolist()
+            size = len(groups.names)
+            self.names = [(subjects.names[code // size], groups.names[code % size]) for code in found.tolist()]
         size = len(self.names)
         self.events: list[int] = np.bincount(self.bucket, minlength=size).tolist()
         last = np.zeros(size, np.int64)
@@ -203,3 +204,13 @@ class _Buckets:
         chosen = np.zeros(len(self.names), np.int64)
         np.maximum.at(chosen, self.bucket[rows], rows)
         return chosen
+
+
+def _dense(codes: Integers, many: int) -> tuple[Integers, Integers]:
+    """The codes that are there, in ascending order, and of each row the number of its code among them. many: all there may be."""
+    if many > 4 * len(codes) + 1024:
+        return np.unique(codes, return_inverse=True)
+    found = np.flatnonzero(np.bincount(codes, minlength=many))
+    number = np.empty(many, np.int64)
+    number[found] = np.arange(len(found))
+    return found, number[codes]

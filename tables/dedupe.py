@@ -154,7 +154,11 @@ class KnownIds:
 
     def _make(self, buckets: int, dtype: type[np.uint32 | np.int64]) -> None:
         self._buckets = buckets
-        self._first = np.zeros((buckets, _SLOTS), np.uint64)
+        words = np.zeros((buckets + 1) * _SLOTS, np.uint64)
+        begin = (
+            -(words.ctypes.data // words.itemsize) % _SLOTS
+        )  # each bucket's first words are to be one line of the cache
+        self._first = words[begin : begin + buckets * _SLOTS].reshape(buckets, _SLOTS)
         self._last = np.zeros(buckets * _SLOTS, np.uint64)
         self._times: npt.NDArray[np.uint32 | np.int64] = np.zeros(buckets * _SLOTS, dtype)
         self._filled = np.zeros(buckets, np.uint8)
@@ -219,12 +223,32 @@ class KnownIds:
         else:
             self._make(size, np.int64)
             self._base_ms = min(known) - 1
-        self._put(words, times_ms, *self._find(words))
+        self._fill(words, times_ms)
+
+    def _fill(self, words: Words, times_ms: Integers) -> None:
+        """Into an empty table: in the order of their buckets, each into its own or the next slot that is free."""
+        bucket = self._bucket(words)
+        order = np.argsort(bucket)
+        rank = np.arange(len(order))
+        at = np.maximum.accumulate(bucket[order] * _SLOTS - rank) + rank
+        fits = at < self._buckets * _SLOTS
+        at, chosen = at[fits], order[fits]
+        self._first.reshape(-1)[at], self._last[at] = words[0, chosen], words[1, chosen]
+        self._times[at] = times_ms[chosen] - self._base_ms
+        self._filled += np.bincount(at // _SLOTS, minlength=self._buckets).astype(np.uint8)
+        self._taken = len(at)
+        rest = order[~fits]  # behind the last bucket comes the first
+        self._put(words[:, rest], times_ms[rest], *self._find(words[:, rest]))
+
+    def _bucket(self, words: Words) -> Integers:
+        """Of each id the bucket where it is looked for first."""
+        mixed = (words[0] * _SALT[0] + words[1] * _SALT[1]) >> np.uint64(32)
+        bucket: Integers = (mixed * np.uint64(self._buckets) >> np.uint64(32)).astype(np.int64)
+        return bucket
 
     def _find(self, words: Words) -> tuple[Integers, Flags]:
         """Of each id the slot it is in, or the first free one on its way; and whether it is there."""
-        mixed = (words[0] * _SALT[0] + words[1] * _SALT[1]) >> np.uint64(32)
-        bucket = (mixed * np.uint64(self._buckets) >> np.uint64(32)).astype(np.int64)
+        bucket = self._bucket(words)
         filled = self._filled[bucket]
         at, found = bucket * _SLOTS + filled, np.zeros(len(bucket), bool)
         alike = self._first[bucket] == words[0][:, None]
@@ -242,7 +266,7 @@ class KnownIds:
         return at, found
 
     def _put(self, words: Words, times_ms: Integers, at: Integers, found: Flags) -> None:
-        """Into their slots; of several that want the same free one, the others look on."""
+        """Into their slots; of several that want the same free one, the others take the next ones, or look on."""
         times = (times_ms - self._base_ms).astype(self._times.dtype)
         if found.any():
             self._times[at[found]] = times[found]
@@ -251,19 +275,17 @@ class KnownIds:
         self._taken += len(times)
         firsts = self._first.reshape(-1)
         while len(times):
-            first, last = words
-            firsts[at], self._last[at] = first, last
-            put = (firsts[at] == first) & (self._last[at] == last)
-            if put.all():
-                self._times[at] = times
-                self._filled[at // _SLOTS] += np.uint8(1)
-                return
-            done, lost = at[put], ~put
-            self._times[done] = times[put]
-            self._filled[done // _SLOTS] += np.uint8(
-                1
-            )  # no bucket is in there twice: they all wanted the same slot of it
-            words, times = words[:, lost], times[lost]
+            order = np.argsort(at)
+            wanted, number = at[order], np.arange(len(at))
+            begins = np.append(True, wanted[1:] != wanted[:-1])
+            slots = wanted + number - np.maximum.accumulate(np.where(begins, number, 0))
+            fits = slots // _SLOTS == wanted // _SLOTS
+            chosen, slots = order[fits], slots[fits]
+            firsts[slots], self._last[slots] = words[0, chosen], words[1, chosen]
+            self._times[slots] = times[chosen]
+            np.add.at(self._filled, slots // _SLOTS, np.uint8(1))
+            rest = order[~fits]
+            words, times = words[:, rest], times[rest]
             at = self._find(words)[0]
 
 

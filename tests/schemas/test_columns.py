@@ -9,12 +9,13 @@ from typing import Any
 import orjson
 import pytest
 
-from schemas.columns import Scaled, columns
+from schemas.columns import Coded, columns
 from schemas.definitions import Definitions, Meter
 from schemas.errors import DataError
 from schemas.events import RawEvent, decode
 from schemas.plain import decode_plain
 from schemas.reader import Measured, Reader
+from schemas.written import Scaled
 from tests.schemas.samples import a_meter, event_bytes
 
 METERS = (
@@ -75,7 +76,8 @@ def agree(values: list[bytes], meters: tuple[Meter, ...]) -> int:
             )
             for meter, group, amount, member in plan.meters
         ]
-        assert (int(read.times_ms[number]), read.subjects[number]) == (expected.time_ms, expected.subject)
+        subject = read.subjects.names[read.subjects.codes[number]]
+        assert (int(read.times_ms[number]), subject) == (expected.time_ms, expected.subject)
         assert found == [tuple(measurement) for measurement in expected.measurements]
     return len(values) - len(read.odd)
 
@@ -83,6 +85,8 @@ def agree(values: list[bytes], meters: tuple[Meter, ...]) -> int:
 def _of(slot: Any, number: int, nothing: Any = None) -> Any:
     if isinstance(slot, Scaled):
         return Decimal(int(slot.units[number])).scaleb(-slot.places)
+    if isinstance(slot, Coded):
+        return slot.names[slot.codes[number]]
     return nothing if slot is None else slot[number]
 
 
