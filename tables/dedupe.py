@@ -12,6 +12,7 @@ import secrets
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,13 @@ Words = npt.NDArray[np.uint64]
 """(2, n): of each digest the first and the last eight bytes, as big-endian numbers."""
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+
+
+class Share(NamedTuple):
+    """One of so many equal parts of all ids; in this process alone, since the salt is."""
+
+    number: int
+    of: int
 
 
 class KnownIds:
@@ -126,18 +134,25 @@ class KnownIds:
         kept = times_ms // self._bucket_ms >= self._swept
         return _pieces(words[:, kept], times_ms[kept])
 
-    def units(self) -> list[int]:
-        """The buckets, for a snapshot."""
-        return sorted(bucket for bucket, held in self._held.items() if held)
+    def units(self) -> list[Share]:
+        """Shares of all ids, some thousand bytes each, for a snapshot."""
+        of = -(-self._live * ITEM_BYTES // _PIECE)
+        return [Share(number, of) for number in range(of)]
 
-    def slice(self, bucket: int) -> Iterator[Entry]:
-        """The ids of one bucket, as additive pieces."""
-        if bucket < self._swept:
-            return iter(())
-        words, times_ms = self._all()
-        mine = times_ms // self._bucket_ms == bucket
+    def slice(self, share: Share) -> Iterator[Entry]:
+        """The ids of one share, as additive pieces: those that are looked for first in one stretch of the table."""
+        first, end = (-(-(bound << 32) // share.of) for bound in (share.number, share.number + 1))
+        low, high = first * self._buckets >> 32, (end - 1) * self._buckets >> 32
+        stretch = np.arange(low, high + 1)
+        while len(stretch) < self._buckets and self._filled[stretch[-1]] == _SLOTS:  # full: some may stand behind it
+            stretch = np.append(stretch, (stretch[-1] + 1) % self._buckets)
+        slots = (stretch[:, None] * _SLOTS + _PLACES).reshape(-1)
+        slots = slots[self._times[slots] != 0]
+        words, times_ms = self._at(slots)
+        mixed = _mixed(words)
+        mine = (mixed >= first) & (mixed < end) & (times_ms // self._bucket_ms >= self._swept)
         words, times_ms = words[:, mine], times_ms[mine]
-        order = np.lexsort((words[1], words[0]))  # the same in every process
+        order = np.lexsort((words[1], words[0]))
         return _pieces(words[:, order], times_ms[order])
 
     def restore(self, piece: bytes) -> None:
@@ -166,9 +181,11 @@ class KnownIds:
 
     def _all(self) -> tuple[Words, Integers]:
         """Everything in the table, swept or not."""
-        at = np.flatnonzero(self._times)
-        words = np.array((self._first.reshape(-1)[at], self._last[at]), np.uint64)
-        return words, self._times[at].astype(np.int64) + self._base_ms
+        return self._at(np.flatnonzero(self._times))
+
+    def _at(self, slots: Integers) -> tuple[Words, Integers]:
+        words = np.array((self._first.reshape(-1)[slots], self._last[slots]), np.uint64)
+        return words, self._times[slots].astype(np.int64) + self._base_ms
 
     def _make_room(self, times_ms: Integers) -> None:
         """So that as many ids of such times can be inserted."""
@@ -242,8 +259,7 @@ class KnownIds:
 
     def _bucket(self, words: Words) -> Integers:
         """Of each id the bucket where it is looked for first."""
-        mixed = (words[0] * _SALT[0] + words[1] * _SALT[1]) >> np.uint64(32)
-        bucket: Integers = (mixed * np.uint64(self._buckets) >> np.uint64(32)).astype(np.int64)
+        bucket: Integers = (_mixed(words) * np.uint64(self._buckets) >> np.uint64(32)).astype(np.int64)
         return bucket
 
     def _find(self, words: Words) -> tuple[Integers, Flags]:
@@ -287,6 +303,12 @@ class KnownIds:
             rest = order[~fits]
             words, times = words[:, rest], times[rest]
             at = self._find(words)[0]
+
+
+def _mixed(words: Words) -> Words:
+    """Of each id 32 bits, by which it has its place in the table."""
+    mixed: Words = (words[0] * _SALT[0] + words[1] * _SALT[1]) >> np.uint64(32)
+    return mixed
 
 
 def words_of(digests: Sequence[bytes]) -> Words:

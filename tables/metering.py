@@ -12,6 +12,7 @@ from schemas.partials import MEMBER_BYTES, NEVER, Contribution
 from schemas.windows import WindowKey
 from tables.aggregates import Share
 from tables.dedupe import ITEM_BYTES, KnownIds
+from tables.dedupe import Share as IdShare
 from tables.gaps import Gap
 from tables.ledger import Ledger
 from tables.timetable import Timetable
@@ -204,7 +205,7 @@ class MeteringTable:
         return entries
 
     def units(self) -> list[Hashable]:
-        """See `tables.durable.Table`: the meta entry, every partial, every bucket of ids."""
+        """See `tables.durable.Table`: the meta entry, every partial, every share of the ids."""
         return [None, *self.partials, *self.ids.units()]
 
     def slice(self, unit: Hashable) -> Iterable[Entry]:
@@ -214,7 +215,7 @@ class MeteringTable:
         if isinstance(unit, WindowKey):
             partial = self.partials.get(unit)
             return [] if partial is None else [self._entry(unit), *member_pieces(unit, partial.members)]
-        assert isinstance(unit, int)
+        assert isinstance(unit, IdShare)
         return list(self.ids.slice(unit))
 
     def restore(self, kind: str, key: bytes, value: bytes) -> None:
