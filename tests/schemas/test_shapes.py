@@ -243,3 +243,10 @@ def test_so_many_shapes_are_remembered_and_those_of_use_stay() -> None:
     assert len(shapes._shapes) == MOST
     first = Shape.of(usual[0])
     assert first is not None and first.constants in [shape.constants for shape in shapes._shapes[:2]]
+
+
+def test_more_types_than_are_looked_for_at_once_are_all_told_apart() -> None:
+    values = [
+        event_bytes(id=str(number), type=f"kind-{number % 20}" if number % 3 else "api.request") for number in range(99)
+    ]
+    assert agree(values) == set()

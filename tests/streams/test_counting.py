@@ -62,6 +62,22 @@ def test_more_sources_than_are_remembered_are_all_told_apart() -> None:
     assert (process.table.ledger.counted, process.table.ledger.duplicate) == (1100, 1100)
 
 
+def test_many_windows_in_one_batch_are_all_told_apart() -> None:
+    """Every subject with every model in every minute, from afar and close together."""
+    world = World(definitions({"meters": [meter("total", group_by={"model": "/model"}), meter("calls", "count")]}))
+    rng = random.Random(7)
+    for number in range(1500):
+        subject, model = (f"{name}{rng.randrange(60)}" for name in ("subject", "model"))
+        time_ms = NOON - rng.choice([0, 1, 2, 700]) * MINUTE
+        world.use(usage(str(number), time_ms, subject, n=rng.randrange(9), model=model), at_ms=NOON)
+    whole, singly = (MeteringProcess(world, recovers=False) for _ in range(2))
+    whole.read()
+    while singly.table.position < world.logs[USAGE, 0].end:
+        singly.read(1)
+    assert len(whole.table.partials) > 1500
+    assert of(whole) == of(singly)
+
+
 def test_a_batch_without_a_record_moves_on_all_the_same() -> None:
     """Control records have offsets, too."""
     world = World(definitions({"meters": [meter("calls", "count")]}))
