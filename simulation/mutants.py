@@ -235,7 +235,15 @@ MUTANTS = (
     ),
     _one(
         "of the latest values the last folded wins", "§5", "tables/aggregates.py",
-        "if self.at is None or place > self.at:", "if True:",
+        "if self.at is None or at > self.at:", "if True:",
+    ),
+    _one(
+        "what looks alike is taken for the same", "§4", "schemas/shapes.py",
+        "            good &= batch.stands(constant, at)\n", "",
+    ),
+    _one(
+        "where the point stands in a quantity is forgotten", "§5", "streams/folding.py",
+        "amount.scaleb(-amounts.places, SUM)", "amount",
     ),
     _one(
         "what is sealed is remembered for ever", "§6", "tables/metering.py",

@@ -336,11 +336,12 @@ class Counting:
         if len(chosen):
             words = self._digests(found, judged, chosen)
             duplicate = table.ids.count(words, judged.times_ms[chosen], judged.before_ms[chosen])
+            counted = chosen
             if duplicate.any():
                 ledger.duplicate += int(duplicate.sum())
-                chosen, words = chosen[~duplicate], words[:, ~duplicate]
-            ledger.counted += len(chosen)
-            self._fold(found, judged, chosen, words)
+                counted, words = chosen[~duplicate], words[:, ~duplicate]
+            ledger.counted += len(counted)
+            self._fold(found, judged, counted, words)
         table.raise_watermark(judged.after_ms)
 
     def _digests(self, found: _Slice, judged: _Judged, chosen: Integers) -> Words:

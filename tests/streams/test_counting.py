@@ -52,6 +52,16 @@ def test_an_odd_record_in_the_midst_is_of_its_place() -> None:
     assert (shares["total"].amount, shares["newest"].amount) == (10, 4)
 
 
+def test_of_equal_times_in_one_batch_the_last_in_the_log_is_the_latest() -> None:
+    world = World(definitions({"meters": [meter("newest", "latest")]}))
+    for number, ms in enumerate([0, 5, 3, 5, 5, 1]):
+        world.use(usage(str(number), NOON + ms, n=number), at_ms=NOON + MINUTE)
+    process = MeteringProcess(world)
+    process.read()
+    ((_, partial),) = process.table.partials.items()
+    assert (partial.share.amount, partial.share.at) == (4, (NOON + 5, 4, 0))
+
+
 def test_more_sources_than_are_remembered_are_all_told_apart() -> None:
     world = World(definitions({"meters": [meter("calls", "count")]}))
     for round_ in range(2):

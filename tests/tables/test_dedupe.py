@@ -255,3 +255,13 @@ def test_the_shares_of_a_snapshot_are_all_ids_each_once(many: int) -> None:
         found = [piece[at : at + 16] for held in pieces for piece in held for at in range(0, len(piece), 24)]
         assert len(found) == len(known) and set(found) == known
     assert max(map(len, pieces), default=0) <= 2, "no share is much larger than a piece"
+
+
+def test_what_is_swept_is_in_no_share() -> None:
+    ids = KnownIds(CORRECT_FOR)
+    for first, end, time_ms in ((0, 100, NOON), (100, 1000, NOON + CORRECT_FOR)):
+        digests = [digest_of(number) for number in range(first, end)]
+        ids.count(words_of(digests), np.full(end - first, time_ms), np.full(end - first, time_ms))
+    ids.evict(NOON + CORRECT_FOR + MINUTE)
+    assert len(ids) == 900
+    assert sum(len(entry.value or b"") for share in ids.units() for entry in ids.slice(share)) == 900 * 24
