@@ -109,7 +109,7 @@ def readable(plan: Plan, shape: Shape) -> bool:
                 return False
         else:
             value = place.pointer.find(shape.data)  # type: ignore[union-attr]
-            if type(value) is not Value or value.number != (kind == "quantity"):
+            if type(value) is not Value or (kind == "member" and value.number):
                 return False
     return True
 
@@ -132,11 +132,12 @@ def shaped(plan: Plan, found: Matched) -> Columns:
         if kind == "member":
             slots.append([member_of_text(text) for text in found.texts(value)])
             continue
-        scaled = found.numbers(value).scaled()
-        if scaled is None:
-            slots.append(_decimals(place, found.texts(value), odd))  # type: ignore[arg-type]
-        else:
+        scaled = found.numbers(value).scaled() if (found.stops[value.at] > found.starts[value.at]).all() else None
+        if scaled is not None:
             slots.append(_at_least(place, scaled, odd))  # type: ignore[arg-type]
+        else:  # a number in a text may have an exponent, or be none
+            texts = found.texts(value)
+            slots.append(_decimals(place, texts if value.number else [*map(bytes.decode, texts)], odd))  # type: ignore[arg-type]
     return Columns(plan, times_ms, subjects, sources, found.texts(attributes["id"]), slots, odd)
 
 

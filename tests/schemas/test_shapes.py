@@ -253,3 +253,13 @@ def test_more_types_than_are_looked_for_at_once_are_all_told_apart() -> None:
         event_bytes(id=str(number), type=f"kind-{number % 20}" if number % 3 else "api.request") for number in range(99)
     ]
     assert agree(values) == set()
+
+
+def test_quantities_written_as_texts_are_read_together_too() -> None:
+    reader = Reader(Definitions(meters=(a_meter(),)))
+    plan = reader.plan("api.request")
+    assert plan is not None
+    ((matched,), left) = Shapes().split([event_bytes(data={"tokens": text}) for text in ("12.5", "7", "0.25")], None)
+    read = shaped(plan, matched)
+    assert readable(plan, matched.shape) and left == [] and read.odd == set()
+    assert read.slots[1].units.tolist() == [1250, 700, 25] and read.slots[1].places == 2
