@@ -85,7 +85,11 @@ def _row(columns: Columns, row: int) -> Measured:
 def drawn(rng: random.Random, kind: int) -> bytes:
     """An event of one of a few producers."""
     number = rng.choice(["0", "7", "4095", "0.5", "-1", "-0.0", "12.250", "1099511627776", "0.1234567890123456789"])
+    tokens: Any
     tokens, deep = (orjson.Fragment((number if rng.random() < 0.1 else str(rng.randrange(99))).encode()) for _ in "ab")
+    if kind == 0:  # as a text, as meterline-client writes decimals
+        written = ["12.5"] * 30 + ["1e3", "+7", ".5", "1.", "007", "", "no", "-1", "1" * 30]
+        tokens = rng.choice([str(rng.randrange(99)), rng.choice(written)])
     data: dict[str, Any] = {
         "tokens": tokens,
         "model": rng.choice(["a", "b", "", "ü" * 300]),
