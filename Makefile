@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 SEEDS ?= 2000
 SEED ?= 1
 
-.PHONY: run chaos test prove unit check format bench bench-peers bench-recovery clean
+.PHONY: run chaos test prove unit check format bench bench-peers bench-hotpath bench-recovery clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make format   format the code"
 	@echo "make bench    the field on one core each, totals checked; writes bench/RESULTS.md (Linux, two cores, Java, Maven; two hours)"
 	@echo "              QUICK=1: some of it in two minutes. TRACE=<directory>: the Azure LLM inference trace, too"
+	@echo "make bench-hotpath    where the time of an event goes; writes bench/RESULTS.md (two minutes)"
 	@echo "make bench-recovery   a million keys restored, measured; writes bench/RESULTS.md (Linux, Java, Maven; minutes)"
 
 run: $(VENV)/.installed
@@ -53,6 +54,9 @@ bench: $(VENV)/.installed-test bench-peers
 # A peer that cannot be installed is left out of the field, and named there.
 bench-peers: $(VENV)/.installed-test
 	-$(BIN)/python -m bench.field.install
+
+bench-hotpath: $(VENV)/.installed-test
+	$(BIN)/python -m bench.hotpath
 
 bench-recovery: $(VENV)/.installed-test
 	$(BIN)/python -m bench.recovery

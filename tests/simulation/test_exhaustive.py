@@ -7,7 +7,7 @@ import pytest
 from simulation import exhaustive
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_no_interruption_of_a_small_world_breaks_a_promise(capsys: pytest.CaptureFixture[str]) -> None:
     found = exhaustive.explore()
     with capsys.disabled():

@@ -22,7 +22,7 @@ def tally() -> crowd.Tally:
     return crowd.many(range(SEEDS))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_two_thousand_stories_break_no_promise(tally: crowd.Tally, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\n{tally.describe()}")
