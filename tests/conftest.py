@@ -6,8 +6,14 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.kafka_cluster import KafkaCluster
+
+settings.register_profile(
+    "meterline", deadline=None
+)  # no test depends on timing, and a kernel's first call compiles it
+settings.load_profile("meterline")
 
 
 @pytest.fixture(scope="session")
