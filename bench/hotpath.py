@@ -16,9 +16,6 @@ from functools import partial, wraps
 from typing import Any
 
 import msgspec
-from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import READ_UNCOMMITTED, PartitionRecords
-from aiokafka.record.memory_records import MemoryRecords
 
 from bench.field import inputs
 from bench.field.job import PARTITIONS
@@ -36,7 +33,7 @@ from tables.dedupe import KnownIds
 from tables.durable import Durable
 from tables.effects import Procedure, Produce
 from tables.metering import MeteringTable
-from transport.fetching import unpacked
+from transport.fetching import split
 
 TITLE = "The hot path"
 _SEED = 7
@@ -231,11 +228,11 @@ def _stage(definitions: Definitions, partition: int) -> Metering:
 
 
 def _unpacked(fetch: Fetch, now_ms: int) -> PackedRecords:
-    place = TopicPartition("usage", fetch.partition)
-    records = PartitionRecords(place, MemoryRecords(fetch.data), [], fetch.first, None, None, True, READ_UNCOMMITTED)
-    (packed,) = unpacked(records)
+    read = split(fetch.data, fetch.first, check=True)
+    assert read is not None, "a fetch that the kernel does not understand"
     # A broker with append times would have stamped them; the builder of the input has not.
-    return PackedRecords(packed.offsets, [now_ms] * len(packed), packed.keys, packed.values, packed.headers)
+    read[0].timestamp_column[:] = now_ms
+    return read[0]
 
 
 def _performed(procedure: Procedure[Any]) -> None:

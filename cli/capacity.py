@@ -183,7 +183,7 @@ def _weigh(definitions: Definitions) -> _Weights:
     )
     closing = Closing(definitions, "partials", 0, _durable(closing_table, definitions), closing_table)
     values = [value for key in range(SAMPLE) for value in _events(definitions, key)]
-    records = PackedRecords(range(len(values)), [START_MS] * len(values), [b"k"] * len(values), values, None)
+    records = PackedRecords.of_lists(range(len(values)), [START_MS] * len(values), [b"k"] * len(values), values, None)
     metering.step(Batch(0, len(values), records))
     assert metering_table.ledger.counted == len(values), f"every event of the sample counts: {metering_table.ledger}"
     sent = [out for out in _written(metering.emit()) if out.topic == "partials"]

@@ -19,7 +19,7 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 _HOUSE = Path(__file__).resolve().parent.parent
-_ROOMS = ("schemas", "tables", "streams")
+_ROOMS = ("schemas", "tables", "streams", "transport")
 
 
 def kernel(function: F) -> F:

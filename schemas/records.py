@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
-from typing import Any, NamedTuple, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar, overload
+
+import numpy as np
+
+from schemas.texts import Flags, Places, Texts
+
+T = TypeVar("T")
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -21,26 +25,39 @@ class Record(NamedTuple):
 
 
 class PackedRecords(Sequence[Record]):
-    """Records in columns, as a fetch brings thousands of them: each is made only when it is asked for.
+    """Records in columns, as a fetch brings thousands of them: objects are made only of what is asked for.
 
-    All lists are of one length, offsets ascending. headers: None where no record has any.
+    All columns are of one length, offsets ascending. Arrays to compute with:
+
+    offset_column, timestamp_column: int64, of each record its offset and the broker's append time, ms UTC.
+    texts: the values, anywhere in one array of bytes, which is read-only and contiguous and may hold much besides
+    (`texts.letters` is the whole fetch; never copy it). A null value is empty there (start == stop).
+    nulls: which values are null. keyless: which keys are. key_texts: the keys, as the values.
+
+    The same as lists, made when first asked for: `offsets`, `timestamps_ms` (ints), `keys`, `values` (bytes or None).
+    headers: a sequence of headers per record; None where no record has any.
     """
 
-    __slots__ = ("headers", "keys", "offsets", "timestamps_ms", "values")
+    __slots__ = ("_made", "headers", "key_texts", "keyless", "nulls", "offset_column", "texts", "timestamp_column")
 
     def __init__(
         self,
-        offsets: Sequence[int],
-        timestamps_ms: Sequence[int],
-        keys: Sequence[bytes | None],
-        values: Sequence[bytes | None],
+        offset_column: Places,
+        timestamp_column: Places,
+        key_texts: Texts,
+        keyless: Flags,
+        texts: Texts,
+        nulls: Flags,
         headers: Sequence[Headers] | None,
     ) -> None:
-        self.offsets = offsets
-        self.timestamps_ms = timestamps_ms
-        self.keys = keys
-        self.values = values
+        self.offset_column = offset_column
+        self.timestamp_column = timestamp_column
+        self.key_texts = key_texts
+        self.keyless = keyless
+        self.texts = texts
+        self.nulls = nulls
         self.headers = headers
+        self._made: dict[str, list[Any]] = {}
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> PackedRecords:
@@ -49,28 +66,72 @@ class PackedRecords(Sequence[Record]):
             return records
         rows = list(records)
         if not rows:
-            return cls((), (), (), (), None)
+            return cls.of_lists((), (), (), (), None)
         offsets, timestamps_ms, keys, values, headers = zip(*rows, strict=True)
-        return cls(offsets, timestamps_ms, keys, values, headers if any(headers) else None)
+        return cls.of_lists(offsets, timestamps_ms, keys, values, headers if any(headers) else None)
+
+    @classmethod
+    def of_lists(
+        cls,
+        offsets: Sequence[int],
+        timestamps_ms: Sequence[int],
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        headers: Sequence[Headers] | None,
+    ) -> PackedRecords:
+        """Of records that are columns of objects already."""
+        return cls(
+            np.array(offsets, np.int64),
+            np.array(timestamps_ms, np.int64),
+            Texts.of([key or b"" for key in keys]),
+            np.array([key is None for key in keys], bool),
+            Texts.of([value or b"" for value in values]),
+            np.array([value is None for value in values], bool),
+            headers,
+        )
+
+    @property
+    def offsets(self) -> list[int]:
+        """Of each record its offset."""
+        return self._once("offsets", self.offset_column.tolist)
+
+    @property
+    def timestamps_ms(self) -> list[int]:
+        """Of each record the broker's append time."""
+        return self._once("timestamps_ms", self.timestamp_column.tolist)
+
+    @property
+    def keys(self) -> list[bytes | None]:
+        """Of each record its key."""
+        return self._once("keys", lambda: _objects(self.key_texts, self.keyless))
+
+    @property
+    def values(self) -> list[bytes | None]:
+        """Of each record its value."""
+        return self._once("values", lambda: _objects(self.texts, self.nulls))
+
+    @property
+    def end(self) -> int:
+        """The offset after the last record. There must be one."""
+        return int(self.offset_column[-1]) + 1
 
     def since(self, position: int) -> PackedRecords:
         """Those from an offset on."""
-        at = bisect_left(self.offsets, position)
+        at = int(np.searchsorted(self.offset_column, position))
         return self if at == 0 else self[at:]
 
     def parts(self, most_records: int, most_bytes: int) -> Iterator[PackedRecords]:
         """Itself in pieces of so many records and bytes of values at most; a record that is larger is a piece of its own."""
-        lengths = map(len, self.values) if None not in self.values else (len(value or b"") for value in self.values)  # type: ignore[arg-type]
-        sizes = [*accumulate(lengths, initial=0)]
-        start = 0
+        ends = np.cumsum(self.texts.stops - self.texts.starts)
+        start, begun = 0, 0
         while start < len(self):
-            end = bisect_right(sizes, sizes[start] + most_bytes) - 1
+            end = int(np.searchsorted(ends, begun + most_bytes, side="right"))
             end = min(max(end, start + 1), start + most_records, len(self))
             yield self if end - start == len(self) else self[start:end]
-            start = end
+            start, begun = end, int(ends[end - 1])
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        return len(self.offset_column)
 
     @overload
     def __getitem__(self, at: int) -> Record: ...
@@ -80,15 +141,34 @@ class PackedRecords(Sequence[Record]):
         headers = self.headers
         if isinstance(at, slice):
             return PackedRecords(
-                self.offsets[at],
-                self.timestamps_ms[at],
-                self.keys[at],
-                self.values[at],
+                self.offset_column[at],
+                self.timestamp_column[at],
+                self.key_texts.only(at),
+                self.keyless[at],
+                self.texts.only(at),
+                self.nulls[at],
                 None if headers is None else headers[at],
             )
         return Record(
-            self.offsets[at], self.timestamps_ms[at], self.keys[at], self.values[at], headers[at] if headers else ()
+            int(self.offset_column[at]),
+            int(self.timestamp_column[at]),
+            None if self.keyless[at] else self.key_texts.text(at),
+            None if self.nulls[at] else self.texts.text(at),
+            headers[at] if headers else (),
         )
+
+    def _once(self, name: str, make: Callable[[], list[T]]) -> list[T]:
+        made = self._made.get(name)
+        if made is None:
+            made = self._made[name] = make()
+        return made
+
+
+def _objects(texts: Texts, nulls: Flags) -> list[bytes | None]:
+    found: list[bytes | None] = [*texts.tolist()]
+    for at in np.flatnonzero(nulls).tolist():
+        found[at] = None
+    return found
 
 
 class Batch(NamedTuple):

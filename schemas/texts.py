@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 Letters = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 class Texts(NamedTuple):
@@ -25,14 +26,19 @@ class Texts(NamedTuple):
         stops = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
         return cls(np.frombuffer(b"".join(texts), np.uint8), np.append(0, stops[:-1])[: len(texts)], stops)
 
-    def only(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Texts:
+    def only(self, rows: Places | Flags | slice) -> Texts:
         """Some of them."""
         return Texts(self.letters, self.starts[rows], self.stops[rows])
 
-    def __getitem__(self, row: int) -> bytes:  # type: ignore[override]
+    def text(self, row: int) -> bytes:
+        """One of them as an object."""
         return self.letters[self.starts[row] : self.stops[row]].tobytes()
 
     def tolist(self) -> list[bytes]:
         """As objects."""
-        raw = self.letters.tobytes()
-        return [raw[start:stop] for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True)]
+        if not len(self.starts):
+            return []
+        begin = int(self.starts.min())  # they may be a few among the many of a fetch
+        raw = self.letters[begin : int(self.stops.max())].tobytes()
+        starts, stops = (self.starts - begin).tolist(), (self.stops - begin).tolist()
+        return [raw[start:stop] for start, stop in zip(starts, stops, strict=True)]

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_UNCOMMITTED, PartitionRecords
 from aiokafka.errors import CorruptRecordException
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from schemas.records import Record
-from transport.fetching import unpacked
+from schemas.records import PackedRecords, Record
+from transport.fetching import Keeping, split, unpacked
 
 TP = TopicPartition("usage", 0)
+Row = tuple[int, bytes | None, bytes | None, list[Any]]
+ATTRIBUTES, MAX_TIMESTAMP, LAST_DELTA, COUNT = 21, 35, 23, 57
+GZIP = 1
 
 
-def batch(base: int, rows: list[tuple[int, bytes | None, bytes | None, list[Any]]]) -> bytes:
+def batch(base: int, rows: Sequence[Row], *, codec: int = 0) -> bytes:
     """One batch as a broker stores it: offsets from `base` on."""
     builder = DefaultRecordBatchBuilder(
-        magic=2, compression_type=0, is_transactional=False, producer_id=-1, producer_epoch=-1, base_sequence=-1,
+        magic=2, compression_type=codec, is_transactional=False, producer_id=-1, producer_epoch=-1, base_sequence=-1,
         batch_size=1 << 20,
     )  # fmt: skip
     for number, (time_ms, key, value, headers) in enumerate(rows):
@@ -31,43 +42,184 @@ def batch(base: int, rows: list[tuple[int, bytes | None, bytes | None, list[Any]
     return bytes(built)
 
 
+def rewritten(raw: bytes, at: int, new: bytes) -> bytes:
+    """A batch with other bytes at a place, and the checksum that belongs to them."""
+    built = bytearray(raw)
+    built[at : at + len(new)] = new
+    built[17:21] = calc_crc32c(bytes(built[21:])).to_bytes(4, "big")
+    return bytes(built)
+
+
+def appended(raw: bytes, at_ms: int) -> bytes:
+    """A batch that the broker stamped: LogAppendTime."""
+    return rewritten(rewritten(raw, ATTRIBUTES, b"\0\x08"), MAX_TIMESTAMP, at_ms.to_bytes(8, "big"))
+
+
+def control(base: int) -> bytes:
+    return rewritten(batch(base, [(1, b"\0\0\0\1", b"", [])]), ATTRIBUTES, b"\0\x20")
+
+
+def emptied(base: int, holes: int) -> bytes:
+    """A batch all of whose records compaction removed."""
+    raw = rewritten(batch(base, [(1, None, None, [])])[:61], COUNT, bytes(4))
+    return rewritten(rewritten(raw, LAST_DELTA, (holes - 1).to_bytes(4, "big")), 8, (49).to_bytes(4, "big"))
+
+
 def fetch(raw: bytes, at: int) -> PartitionRecords[Any, Any]:
     return PartitionRecords(TP, MemoryRecords(raw), [], at, None, None, True, READ_UNCOMMITTED)
 
 
-def drawn(seed: int) -> tuple[bytes, int]:
-    rng = random.Random(seed)
-    raw, base = b"", rng.randrange(3)
-    first = base
-    for _ in range(rng.randint(1, 4)):
-        rows: list[tuple[int, bytes | None, bytes | None, list[Any]]] = [
-            (
-                rng.randrange(1 << 41),
-                rng.choice([None, b"", b"key"]),
-                rng.choice([None, b"", b"value %d" % number]),
-                rng.choice([[], [], [("a", b"1"), ("b", b"")]]),
-            )
-            for number in range(rng.randint(1, 5))
-        ]
-        raw += batch(base, rows)
-        base += len(rows) + rng.randrange(3)  # compaction leaves holes
-    return raw, rng.randint(first, base - 1)
+def rows_of(packed: PackedRecords) -> list[Record]:
+    return [record._replace(headers=tuple(record.headers)) for record in packed]
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_it_gives_what_aiokafka_gives(seed: int) -> None:
-    raw, at = drawn(seed)
-    theirs, ours = fetch(raw, at), fetch(raw, at)
+def same(raw: bytes, at: int, *, by_kernel: bool | None = None) -> list[Record]:
+    """What both ways give, which must be what aiokafka gives. by_kernel: whether the kernel must have understood it."""
+    theirs = fetch(raw, at)
     expected = [Record(r.offset, r.timestamp, r.key, r.value, r.headers) for r in theirs]
-    found = [record._replace(headers=tuple(record.headers)) for packed in unpacked(ours) for record in packed]
-    assert found == expected
-    assert ours.next_fetch_offset == theirs.next_fetch_offset
+    for bytes_known in (True, False):
+        ours = fetch(raw, at)
+        found = [row for packed in unpacked(ours, raw if bytes_known else None) for row in rows_of(packed)]
+        assert found == expected
+        assert ours.next_fetch_offset == theirs.next_fetch_offset
+    read = split(raw, at, check=True)
+    if by_kernel is not None:
+        assert (read is not None) is by_kernel
+    if read is not None:
+        assert rows_of(read[0]) == expected
+        assert read[1] == theirs.next_fetch_offset
+    return expected
+
+
+texts = st.none() | st.binary(max_size=200)
+headers = st.just([]) | st.lists(st.tuples(st.text(max_size=5), texts), max_size=3)
+rows = st.lists(st.tuples(st.integers(0, 1 << 41), texts, texts, headers), min_size=1, max_size=6)
+
+
+@settings(deadline=None)  # the first one compiles
+@given(st.data())
+def test_it_gives_what_aiokafka_gives(data: st.DataObject) -> None:
+    raw, base = b"", data.draw(st.integers(0, 1 << 40))
+    first = base
+    for kind in data.draw(
+        st.lists(st.sampled_from(["plain", "appended", "control", "emptied"]), min_size=1, max_size=5)
+    ):
+        count = 1
+        if kind == "control":
+            raw += control(base)
+        elif kind == "emptied":
+            count = data.draw(st.integers(1, 3))
+            raw += emptied(base, count)
+        else:
+            drawn = data.draw(rows)
+            count = len(drawn)
+            made = batch(base, drawn)
+            raw += appended(made, data.draw(st.integers(0, 1 << 41))) if kind == "appended" else made
+        base += count + data.draw(st.integers(0, 2))  # compaction leaves holes
+    at = data.draw(st.integers(first, base))
+    raw += batch(base, [(1, b"k", b"cut off", [])])[: data.draw(st.integers(0, 70))]
+    same(raw, at, by_kernel=True)
+
+
+def test_a_batch_that_the_broker_stamped_has_its_append_time() -> None:
+    raw = appended(batch(5, [(1, b"k", b"v", []), (2, None, None, [])]), 777)
+    assert [record.timestamp_ms for record in same(raw, 5, by_kernel=True)] == [777, 777]
+
+
+def test_what_lies_before_the_offset_that_was_asked_for_is_left_out() -> None:
+    raw = batch(5, [(1, b"k", b"a", []), (1, b"k", b"b", []), (1, b"k", b"c", [])])
+    assert [record.offset for record in same(raw, 6, by_kernel=True)] == [6, 7]
+
+
+def test_where_only_control_records_come_there_is_no_batch_and_the_next_fetch_goes_on_behind_them() -> None:
+    assert same(control(9), 9, by_kernel=True) == []
+
+
+@pytest.mark.parametrize("value", [b"v" * 100, b"v" * 20_000])
+def test_compressed_batches_are_read_by_aiokafka(value: bytes) -> None:
+    raw = batch(0, [(1, b"k", b"plain", [])]) + batch(1, [(1, b"k", value, [])] * 3, codec=GZIP)
+    assert [record.value for record in same(raw, 0, by_kernel=False)] == [b"plain", value, value, value]
+
+
+def test_the_format_before_kafka_0_11_is_read_by_aiokafka() -> None:
+    builder = LegacyRecordBatchBuilder(magic=1, compression_type=0, batch_size=1 << 16)
+    assert builder.append(0, 11, b"k", b"v") is not None
+    assert [record.value for record in same(bytes(builder.build()), 0, by_kernel=False)] == [b"v"]
 
 
 def test_a_wrong_checksum_gives_nothing_of_the_fetch() -> None:
     good, bad = batch(0, [(1, b"k", b"v", [])]), bytearray(batch(1, [(1, b"k", b"w", [])]))
     bad[-3] ^= 1
-    fetched = fetch(good + bytes(bad), 0)
-    with pytest.raises(CorruptRecordException):
-        list(unpacked(fetched))
-    assert fetched.next_fetch_offset == 0
+    raw = good + bytes(bad)
+    for known in (raw, None):
+        fetched = fetch(raw, 0)
+        with pytest.raises(CorruptRecordException):
+            list(unpacked(fetched, known))
+        assert fetched.next_fetch_offset == 0
+
+
+def test_a_header_whose_name_is_no_utf_8_holds_nothing_up() -> None:
+    raw = batch(0, [(1, b"k", b"v", [("name", b"held")])])
+    read = split(rewritten(raw, raw.index(b"name"), b"\xff"), 0, check=True)
+    assert read is not None and rows_of(read[0]) == [Record(0, 1, b"k", b"v", (("\ufffdame", b"held"),))]
+
+
+@pytest.mark.parametrize("seed", range(400))
+def test_bytes_that_make_no_sense_are_never_read_over(seed: int) -> None:
+    """With a checksum that is right, whatever a producer put there: the kernel stays inside, or leaves it to aiokafka."""
+    rng = random.Random(seed)
+    raw = batch(0, [(5, b"key", b"value", [("name", b"held")]), (6, None, b"more", [])])
+    for _ in range(rng.randint(1, 3)):
+        raw = rewritten(raw, rng.randrange(23, len(raw)), rng.randbytes(rng.choice([1, 1, 4]))[: len(raw)])
+    raw = raw[: len(batch(0, [(5, b"key", b"value", [("name", b"held")]), (6, None, b"more", [])]))]
+    raw = rewritten(raw, 21, raw[21:23])
+    read = split(raw, 0, check=True)
+    try:
+        expected = [Record(r.offset, r.timestamp, r.key, r.value, r.headers) for r in fetch(raw, 0)]
+    except UnicodeDecodeError:
+        return  # in the name of a header, which the kernel lets pass
+    except Exception:
+        assert read is None
+    else:
+        if read is not None:
+            assert rows_of(read[0]) == expected
+
+
+def test_columns_and_lists_say_the_same() -> None:
+    raw = batch(3, [(1, b"k", b"one", []), (2, None, None, []), (3, b"", b"", [("a", b"1")])])
+    (packed,) = unpacked(fetch(raw, 3), raw)
+    assert packed.offsets == [3, 4, 5] == packed.offset_column.tolist()
+    assert packed.timestamps_ms == [1, 2, 3] == packed.timestamp_column.tolist()
+    assert packed.values == [b"one", None, b""] and packed.texts.tolist() == [b"one", b"", b""]
+    assert packed.keys == [b"k", None, b""] and packed.key_texts.tolist() == [b"k", b"", b""]
+    assert packed.nulls.tolist() == [False, True, False] == packed.keyless.tolist()
+    assert packed.headers is not None and [list(one) for one in packed.headers] == [[], [], [("a", b"1")]]
+    assert packed.end == 6
+    assert not packed.texts.letters.flags.writeable, "kernels are compiled for arrays of one kind"
+    assert not np.shares_memory(packed.offset_column, packed.texts.letters)
+    part = packed.since(4)
+    assert part.values == [None, b""] and part.offsets == [4, 5]
+
+
+class Client:
+    """Answers fetches as told."""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+
+    async def send(self, node_id: int, request: Any) -> Any:
+        return self.answers.pop(0)
+
+
+async def test_the_bytes_of_the_last_fetch_of_a_partition_are_kept_until_they_are_taken() -> None:
+    client = Client()
+    keeping = Keeping(client)
+    request = FetchRequest(500, 1, 1 << 20, READ_UNCOMMITTED, [("usage", [(0, 7, 1000)])], rack_id="")
+    client.answers = [SimpleNamespace(topics=[("usage", [(0, 0, 99, 99, [], held)])]) for held in (b"a", b"b", b"")]
+    await keeping.send(1, request)
+    assert keeping.take(TP, 7) == b"a"
+    assert keeping.take(TP, 7) is None, "taken once"
+    await keeping.send(1, request)
+    assert keeping.take(TP, 8) is None, "not what was asked for there"
+    await keeping.send(1, request)
+    assert keeping.take(TP, 7) is None
