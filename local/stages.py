@@ -15,7 +15,7 @@ from local.checking import Mismatch
 from local.readback import UsageLog
 from local.stack import Stack
 from schemas.hashing import partition_for
-from schemas.partials import Contribution, Partials, StageRecord, Watermark, decode
+from schemas.partials import Contribution, StageRecord, Watermark, decode
 from schemas.windows import WindowKey
 
 
@@ -33,7 +33,7 @@ class Joined:
     def join(self, target: int, message: StageRecord) -> None:
         """One record of one partition of the partials topic."""
         place = (message.source, target)
-        if isinstance(message, Partials):
+        if not isinstance(message, Watermark):
             shares = self.shares[place]
             for partial in message.items:
                 held = shares.get(partial.key)

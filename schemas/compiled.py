@@ -1,8 +1,8 @@
 """Functions over arrays that are compiled for this machine when they are first called (numba).
 
 A *kernel* is plain Python over numpy arrays and numbers: with NUMBA_DISABLE_JIT=1 it runs as it is written, to be stepped
-through or measured line by line, and comes to the same. Kernels live in files named `kernels.py`, nowhere else: what was
-compiled is kept beside them, under a digest of all of those files, since numba itself would not notice that a kernel that
+through or measured line by line, and comes to the same. Kernels live in files named `kernels.py` or `…_kernels.py`, nowhere
+else: what was compiled is kept under a digest of all of those files, since numba itself would not notice that a kernel that
 another one calls has changed.
 """
 
@@ -35,8 +35,8 @@ def _keep() -> None:
     """Says where compiled kernels are kept: beside this file, or where numba keeps them if that cannot be written."""
     found = hashlib.blake2b(digest_size=8)
     for room in _ROOMS:
-        file = _HOUSE / room / "kernels.py"
-        found.update(file.read_bytes() if file.exists() else b"")
+        for file in sorted((_HOUSE / room).glob("*kernels.py")):
+            found.update(file.read_bytes())
     here = Path(__file__).resolve().parent / "__pycache__"
     kept = here / f"kernels-{found.hexdigest()}"
     try:

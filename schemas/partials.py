@@ -2,16 +2,27 @@
 
 A partial is cumulative: the whole of what one source partition has contributed to one window up to `through`. Only the
 members of a unique count travel as deltas, and are united.
+
+A partial whose amount is a machine word travels as a row of columns (`Rows`, `schemas/blocks.py`); one that carries more, as
+an object (`Partial`): a longer amount, `latest` with its place, members. To who joins them they are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from schemas.windows import WindowKey
+from schemas import blocks
+from schemas.block_kernels import without_zeros
+from schemas.blocks import Column
+from schemas.numbers import SUM
+from schemas.texts import Texts
+from schemas.windows import WindowKey, decode_key, encode_key
 
 NEVER = -(1 << 53)
 """A watermark before any time was seen, ms."""
@@ -21,6 +32,12 @@ RECORD_MAX = 64_000
 
 MEMBER_BYTES = 16
 DIGEST_MOD = 1 << 128
+PLACES_MAX = 18
+"""Digits behind the point that an amount of a row may have (design §5)."""
+COLUMNS = 8
+"""Of a row: those of `Rows`, of which digests are two."""
+_ROWS_HEAD = 32
+"""Bytes around a block, at most."""
 
 
 class Contribution(msgspec.Struct, array_like=True, gc=False):
@@ -77,20 +94,141 @@ class Watermark(msgspec.Struct, array_like=True, frozen=True, tag="w"):
     folds: int
 
 
-StageRecord = Partials | Watermark
+class Rows(NamedTuple):
+    """Partials as columns, a row each.
+
+    keys: `encode_key` of their windows. digests: the high and the low words of the 128 bits, uint64 of shape (2, rows).
+    units, places: the amount is units x 10^-places; places -1: there is none.
+    """
+
+    keys: Texts
+    versions: Column
+    events: Column
+    digests: npt.NDArray[np.uint64]
+    first: Column
+    through: Column
+    units: Column
+    places: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(cls, partials: Iterable[Partial]) -> tuple[Rows, list[Partial]]:
+        """Of partials that are objects, in order; and those of them that are no rows."""
+        keys, found, others = [], [], []
+        for partial in partials:
+            share = partial.share
+            amount = scaled(share.amount)
+            if amount is None or share.at is not None or partial.members:
+                others.append(partial)
+                continue
+            keys.append(encode_key(partial.key))
+            high, low = int.from_bytes(share.digest[:8], "big"), int.from_bytes(share.digest[8:], "big")
+            found.append(
+                (partial.version, share.events, _signed(high), _signed(low), share.first, share.through, *amount)
+            )
+        return cls.stacked(Texts.of(keys), [*np.array(found, np.int64).reshape(-1, COLUMNS).T.copy()]), others
+
+    @classmethod
+    def stacked(cls, keys: Texts, columns: list[Column]) -> Rows:
+        """Of the columns that `columns` gives."""
+        versions, events, high, low, first, through, units, places = columns
+        digests = np.stack([high, low]).view(np.uint64)
+        return cls(keys, versions, events, digests, first, through, units, places.astype(np.int8))
+
+    def columns(self) -> list[Column]:
+        """All but the keys as signed words; amounts without the zeros at their end."""
+        units, places = self.units.copy(), self.places.astype(np.int64)
+        without_zeros(units, places)
+        high, low = self.digests.view(np.int64)
+        return [self.versions, self.events, high, low, self.first, self.through, units, places]
+
+    def partials(self) -> list[Partial]:
+        """As objects."""
+        digests = self.digests.astype(">u8").T.tobytes()
+        names = zip(
+            self.keys.tolist(), self.versions.tolist(), self.events.tolist(), self.first.tolist(), self.through.tolist(),
+            self.units.tolist(), self.places.tolist(), strict=True,
+        )  # fmt: skip
+        return [
+            Partial(
+                *decode_key(key),
+                version,
+                Contribution(events, digests[16 * row : 16 * row + 16], first, through, amount_of(units, places)),
+            )
+            for row, (key, version, events, first, through, units, places) in enumerate(names)
+        ]
+
+
+class PartialRows(NamedTuple):
+    """A packed record of partials of one source partition, as columns."""
+
+    source: int
+    rows: Rows
+
+    @property
+    def items(self) -> list[Partial]:
+        """As objects."""
+        return self.rows.partials()
+
+
+class _PartialRows(msgspec.Struct, array_like=True, frozen=True, tag="r"):
+    source: int
+    block: bytes
+
+
+StageRecord = Partials | PartialRows | Watermark
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Partials | Watermark] = msgspec.msgpack.Decoder(Partials | Watermark)
+_decoder: msgspec.msgpack.Decoder[Partials | _PartialRows | Watermark] = msgspec.msgpack.Decoder(
+    Partials | _PartialRows | Watermark
+)
 
 
-def encode(record: StageRecord) -> bytes:
+def scaled(amount: Decimal | None) -> tuple[int, int] | None:
+    """Units and places of an amount, (0, -1) where there is none; None where it does not fit a row."""
+    if amount is None:
+        return 0, -1
+    _, digits, exponent = amount.normalize(SUM).as_tuple()
+    assert isinstance(exponent, int), "a number"
+    places = max(0, -exponent)
+    if places > PLACES_MAX or len(digits) + exponent > 19:
+        return None
+    units = int(amount.scaleb(places, SUM))
+    return (units, places) if -1 << 63 <= units < 1 << 63 else None
+
+
+def amount_of(units: int, places: int) -> Decimal | None:
+    """The amount of a row, as a contribution on a wire has it."""
+    return None if places < 0 else Decimal(units).scaleb(-places, SUM).normalize(SUM)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def encode(record: Partials | Watermark) -> bytes:
     """The bytes of a record between the stages."""
     return _encoder.encode(record)
 
 
 def decode(value: bytes) -> StageRecord:
     """A record between the stages. Raises msgspec.DecodeError for anything else: nobody else may write this topic."""
-    return _decoder.decode(value)
+    message = _decoder.decode(value)
+    if not isinstance(message, _PartialRows):
+        return message
+    keys, columns = blocks.unpack(message.block, COLUMNS)
+    rows = Rows.stacked(keys, columns)
+    places = columns[-1]
+    if int(rows.events.min()) < 0 or int(places.min()) < -1 or int(places.max()) > PLACES_MAX:
+        raise msgspec.DecodeError("its rows count what cannot be counted")
+    return PartialRows(message.source, rows)
+
+
+def pack_rows(source: int, rows: Rows, limit: int = RECORD_MAX) -> Iterator[bytes]:
+    """Packed records of at most `limit` bytes, in order."""
+    columns = rows.columns()
+    for portion in blocks.portions(rows.keys, columns, limit - _ROWS_HEAD):
+        block = blocks.pack(rows.keys.only(portion), [column[portion] for column in columns])
+        yield _encoder.encode(_PartialRows(source, block))
 
 
 def split_members(partial: Partial, limit: int = RECORD_MAX // 2) -> Iterator[Partial]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import orjson
 
 from schemas.times import format_basic, format_rfc3339
@@ -30,6 +31,44 @@ class WindowKey(NamedTuple):
     group: tuple[tuple[str, str], ...]
     start_ms: int
     size: str
+
+
+_encoder = msgspec.msgpack.Encoder()
+_behind_decoder = msgspec.msgpack.Decoder(tuple[str, tuple[tuple[str, str], ...], int, str])
+
+
+def encode_key(key: WindowKey) -> bytes:
+    """A window's key between the stages and in a changelog."""
+    return _encoder.encode(tuple(key))
+
+
+def decode_key(raw: bytes) -> WindowKey:
+    """The window's key that `encode_key` encoded. Equal parts of keys are the same objects: there are millions of keys.
+
+    So the subject is cut out here, and what follows it is looked up before it is decoded. MessagePack: a text's length is
+    in the low bits of its first byte, or in the one or two bytes behind it.
+    """
+    head = raw[1]
+    if head < 0xC0:
+        begin, end = 2, 2 + (head & 0x1F)
+    elif head == 0xD9:
+        begin, end = 3, 3 + raw[2]
+    else:
+        begin, end = 4, 4 + int.from_bytes(raw[2:4], "big")
+    return tuple.__new__(WindowKey, (raw[begin:end].decode(), *_behind_subject(raw[end:])))
+
+
+def foreign_key(raw: bytes) -> bool:
+    """Whether these bytes are no window's key as `encode_key` writes it."""
+    try:
+        return encode_key(decode_key(raw)) != raw
+    except (IndexError, UnicodeDecodeError, msgspec.DecodeError):
+        return True
+
+
+@lru_cache(maxsize=1 << 16)
+def _behind_subject(raw: bytes) -> tuple[str, tuple[tuple[str, str], ...], int, str]:
+    return _behind_decoder.decode(b"\x94" + raw)
 
 
 @dataclass(frozen=True, slots=True)

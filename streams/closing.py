@@ -24,7 +24,7 @@ import orjson
 from schemas.definitions import Definitions, Meter
 from schemas.errors import PartitionStopped
 from schemas.numbers import format_quantity
-from schemas.partials import NEVER, Partial, Partials, Watermark, decode
+from schemas.partials import NEVER, Partial, Watermark, decode
 from schemas.records import Batch, Record
 from schemas.windows import Revision, WindowKey, document, receipt, window_id
 from tables.aggregates import events_and_digest, value
@@ -156,7 +156,7 @@ class Closing:
                 "the workers stopped, " + self._pass_over(record.offset),
                 way="a-foreign-record-among-the-partials",
             )
-        if isinstance(message, Partials):
+        if not isinstance(message, Watermark):
             for partial in message.items:
                 self._join(message.source, partial)
         else:

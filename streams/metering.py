@@ -20,7 +20,7 @@ from schemas.deadletters import DeadLetter
 from schemas.definitions import Definitions
 from schemas.errors import PartitionStopped
 from schemas.hashing import partition_for
-from schemas.partials import NEVER, Partial, Watermark
+from schemas.partials import NEVER, Partial, Rows, Watermark
 from schemas.records import Batch, Out
 from streams.counting import Counting
 from tables.durable import Durable
@@ -105,10 +105,10 @@ class Metering:
             by_target[target].append(Partial(*key, partial.version, partial.share.contribution(), members))
         for target, items in enumerate(by_target):
             key_bytes = b"%d" % self._partition
-            records += [
-                Out(self._topics.partials, target, key_bytes, value)
-                for value in wire.pack(self._partition, items, self.durable.limits.record)
-            ]
+            limit = self.durable.limits.record
+            rows, others = Rows.of(items)
+            packed = [*wire.pack_rows(self._partition, rows, limit), *wire.pack(self._partition, others, limit)]
+            records += [Out(self._topics.partials, target, key_bytes, value) for value in packed]
         if records:
             yield Produce(records)
         marks = [(t, mark) for t, mark in self._watermarks() if everywhere or by_target[t]]

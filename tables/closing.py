@@ -10,10 +10,10 @@ import msgspec
 
 from schemas.changelog import Entry
 from schemas.partials import MEMBER_BYTES, NEVER, Contribution, Partial, Watermark
-from schemas.windows import WindowKey
+from schemas.windows import WindowKey, decode_key, encode_key
 from tables.aggregates import events_and_digest
 from tables.gaps import Gap
-from tables.metering import decode_key, encode_key, member_pieces, split_members
+from tables.metering import member_pieces, split_members
 from tables.outbox import Outbox
 from tables.timetable import Timetable
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from schemas.blocks import still
 from schemas.texts import Letters, Places, Texts
 from tables.kernels import FREE, GARBAGE, LIVE, NEXT, USED, key_slots, keys_indexed, keys_moved, keys_removed
 
@@ -21,13 +22,6 @@ _LEAST = 1024
 _COMPACTED = 1 << 16
 """Bytes of garbage that are not worth a thought."""
 _SALT = np.array([secrets.randbits(64), secrets.randbits(64)], np.uint64)
-
-
-def still(column: npt.NDArray[Any], kind: Any) -> npt.NDArray[Any]:
-    """A column as kernels are compiled for: in one piece, and not to be written."""
-    view = np.ascontiguousarray(column, kind).view()
-    view.flags.writeable = False
-    return view
 
 
 def grown(column: npt.NDArray[Any], least: int, fill: int = 0) -> npt.NDArray[Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from functools import lru_cache
 
 import msgspec
 
 from schemas.changelog import Entry
 from schemas.partials import MEMBER_BYTES, NEVER, Contribution
-from schemas.windows import WindowKey
+from schemas.windows import WindowKey, decode_key, encode_key
 from tables.aggregates import Share
 from tables.dedupe import ITEM_BYTES, KnownIds
 from tables.dedupe import Share as IdShare
@@ -55,34 +54,7 @@ class OpenPartial(msgspec.Struct, gc=False):
 _encoder = msgspec.msgpack.Encoder()
 _meta_decoder = msgspec.msgpack.Decoder(_Meta)
 _saved_decoder = msgspec.msgpack.Decoder(_Saved)
-_behind_decoder = msgspec.msgpack.Decoder(tuple[str, tuple[tuple[str, str], ...], int, str])
 _COUNTS = ("read", "counted", "duplicate", "unmatched", "dead_lettered", "late", "ticks", "ticks_refused", "keyless")
-
-
-def encode_key(key: WindowKey) -> bytes:
-    """A window's key inside a changelog entry."""
-    return _encoder.encode(tuple(key))
-
-
-def decode_key(raw: bytes) -> WindowKey:
-    """The window's key of a changelog entry. Equal parts of keys are the same objects: there are millions of keys.
-
-    So the subject is cut out here, and what follows it is looked up before it is decoded. MessagePack: a text's length is
-    in the low bits of its first byte, or in the one or two bytes behind it.
-    """
-    head = raw[1]
-    if head < 0xC0:
-        begin, end = 2, 2 + (head & 0x1F)
-    elif head == 0xD9:
-        begin, end = 3, 3 + raw[2]
-    else:
-        begin, end = 4, 4 + int.from_bytes(raw[2:4], "big")
-    return tuple.__new__(WindowKey, (raw[begin:end].decode(), *_behind_subject(raw[end:])))
-
-
-@lru_cache(maxsize=1 << 16)
-def _behind_subject(raw: bytes) -> tuple[str, tuple[tuple[str, str], ...], int, str]:
-    return _behind_decoder.decode(b"\x94" + raw)
 
 
 def member_pieces(key: WindowKey, members: Iterable[bytes]) -> Iterator[Entry]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.windows import WindowKey
-from tables.metering import decode_key, encode_key
+from schemas.windows import WindowKey, decode_key, encode_key
 
 TEXTS = st.text(max_size=40)
 
