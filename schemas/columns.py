@@ -6,12 +6,11 @@ reads it after all. Columns hold values of the odd ones, too; nobody looks at th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import UNSET
 
 from schemas.errors import DataError
@@ -19,6 +18,7 @@ from schemas.numbers import SUM, quantity
 from schemas.plain import PlainEvent
 from schemas.pointers import MISSING
 from schemas.reader import (
+    LAST_MS,
     SUBJECT_BYTES,
     Dimensions,
     Group,
@@ -30,17 +30,13 @@ from schemas.reader import (
     member_of_text,
     time_of,
 )
-from schemas.shapes import Matched, Shape, Value
-from schemas.written import SMALL, Integers, Numbers, Scaled
+from schemas.shape_kernels import stamps
+from schemas.shapes import Matched, Shape, Value, told_apart
+from schemas.texts import Texts
+from schemas.written import SMALL, Integers, Scaled
 
 _NOTHING: dict[str, Any] = {}
 _ZERO = Decimal(0)
-_STAMP = 24
-_DIGITS = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 22]
-_MARKS = [4, 7, 10, 13, 16, 19, 23]
-_MARKED = np.frombuffer(b"--T::.Z", np.uint8)
-_STAMP_PLACES = np.arange(_STAMP)
-_DATE = 10 ** np.arange(7, -1, -1)
 
 
 class Coded(NamedTuple):
@@ -50,13 +46,18 @@ class Coded(NamedTuple):
     names: Sequence[Any]
 
     @classmethod
-    def of(cls, found: Sequence[Any], name: Callable[[Any], Any] | None = None) -> Coded:
-        """found: of each event what is to be told apart. name: what it stands for, if not for itself."""
+    def of(cls, found: Sequence[Any]) -> Coded:
+        """found: of each event what is to be told apart."""
         numbers = {one: number for number, one in enumerate(dict.fromkeys(found))}
-        if len(numbers) == 1:
-            return cls(np.zeros(len(found), np.int64), [found[0] if name is None else name(found[0])])
         codes = np.fromiter(map(numbers.__getitem__, found), np.int64, len(found))
-        return cls(codes, [*numbers] if name is None else [*map(name, numbers)])
+        return cls(codes, [*numbers])
+
+
+class Subjects(NamedTuple):
+    """Of each event a number, and the subject that it stands for, UTF-8. None is there twice."""
+
+    codes: Integers
+    names: Texts
 
 
 class Columns(NamedTuple):
@@ -68,9 +69,9 @@ class Columns(NamedTuple):
 
     plan: Plan
     times_ms: Integers
-    subjects: Coded
+    subjects: Subjects
     sources: Coded
-    ids: list[bytes]
+    ids: Texts
     slots: list[Any]
     odd: set[int]
 
@@ -78,9 +79,8 @@ class Columns(NamedTuple):
 def columns(plan: Plan, events: Sequence[PlainEvent]) -> Columns:
     """The columns of events that are all of the plan's type."""
     odd: set[int] = set()
-    times_ms = _times([event.time for event in events], odd)
-    subjects = Coded.of([event.subject for event in events])
-    _mark_long(subjects, odd)
+    times_ms = _times(Texts.of([event.time.encode() for event in events]), odd)
+    subjects = _subjects(Texts.of([event.subject.encode() for event in events]), odd)
     held: list[Any] = [event.data for event in events]
     if UNSET in held:
         if plan.needs_data:
@@ -95,7 +95,7 @@ def columns(plan: Plan, events: Sequence[PlainEvent]) -> Columns:
         else:
             slots.append(_quantities(place, held, odd))  # type: ignore[arg-type]
     sources = Coded.of([event.source for event in events])
-    return Columns(plan, times_ms, subjects, sources, [event.id.encode() for event in events], slots, odd)
+    return Columns(plan, times_ms, subjects, sources, Texts.of([event.id.encode() for event in events]), slots, odd)
 
 
 def readable(plan: Plan, shape: Shape) -> bool:
@@ -118,10 +118,10 @@ def shaped(plan: Plan, found: Matched) -> Columns:
     """The columns of events of one shape that are all of the plan's type, and of which it is `readable`."""
     odd: set[int] = set()
     attributes, data = found.shape.attributes, found.shape.data or _NOTHING
-    times_ms = _shaped_times(found, attributes["time"], odd)
-    subjects = Coded.of(found.texts(attributes["subject"]), bytes.decode)
-    _mark_long(subjects, odd)
-    sources = Coded.of(found.texts(attributes["source"]), bytes.decode)
+    times_ms = _times(found.texts(attributes["time"]), odd)
+    subjects = _subjects(found.texts(attributes["subject"]), odd)
+    codes, names = told_apart(found.texts(attributes["source"]))
+    sources = Coded(codes, [name.decode() for name in names.tolist()])
     slots: list[Any] = [None]
     for kind, place in plan.reads:
         if kind == "group":
@@ -129,104 +129,68 @@ def shaped(plan: Plan, found: Matched) -> Columns:
             continue
         value = place.pointer.find(data)  # type: ignore[union-attr]
         assert isinstance(value, Value)
+        texts = found.texts(value)
         if kind == "member":
-            slots.append([member_of_text(text) for text in found.texts(value)])
+            slots.append([member_of_text(text) for text in texts.tolist()])
             continue
-        scaled = found.numbers(value).scaled() if (found.stops[value.at] > found.starts[value.at]).all() else None
+        scaled = Scaled.written(texts)
         if scaled is not None:
             slots.append(_at_least(place, scaled, odd))  # type: ignore[arg-type]
         else:  # a number in a text may have an exponent, or be none
-            texts = found.texts(value)
-            slots.append(_decimals(place, texts if value.number else [*map(bytes.decode, texts)], odd))  # type: ignore[arg-type]
+            held = texts.tolist()
+            slots.append(_decimals(place, held if value.number else [*map(bytes.decode, held)], odd))  # type: ignore[arg-type]
     return Columns(plan, times_ms, subjects, sources, found.texts(attributes["id"]), slots, odd)
 
 
-def _mark_long(subjects: Coded, odd: set[int]) -> None:
-    """Subjects that may be too long are looked at one by one: a letter is four bytes at most."""
-    long = [code for code, subject in enumerate(subjects.names) if len(subject) * 4 > SUBJECT_BYTES]
-    if long:
-        odd.update(np.flatnonzero(np.isin(subjects.codes, long)).tolist())
-
-
-def _shaped_times(found: Matched, time: Value, odd: set[int]) -> Integers:
-    starts = found.starts[time.at]
-    if (found.stops[time.at] - starts == _STAMP).all():
-        letters = found.batch.letters[starts[:, None] + _STAMP_PLACES]
-        times_ms = _of_stamps(letters)
-        if times_ms is not None:
-            return times_ms
-    return _times([text.decode() for text in found.texts(time)], odd)
+def _subjects(texts: Texts, odd: set[int]) -> Subjects:
+    """Subjects told apart; those that are too long are odd."""
+    subjects = Subjects(*told_apart(texts))
+    long = texts.stops - texts.starts > SUBJECT_BYTES
+    if long.any():
+        odd.update(np.flatnonzero(long).tolist())
+    return subjects
 
 
 def _shaped_groups(dimensions: Dimensions, found: Matched, data: dict[str, Any], odd: set[int]) -> Coded | None:
     if not dimensions.places:
         return None
-    many = len(found.records)
-    columns: list[list[bytes]] = []
+    codes = np.zeros(len(found.records), np.int64)
+    named: list[tuple[str, ...]] = [()]
     for place in dimensions.places:
         value = place.pointer.find(data)
-        columns.append(found.texts(value) if isinstance(value, Value) else [b""] * many)  # one that is missing is ""
-    coded = Coded.of(list(zip(*columns, strict=True)))
+        if not isinstance(value, Value):  # one that is missing is ""
+            named = [(*held, "") for held in named]
+            continue
+        told, texts = told_apart(found.texts(value))
+        names = [text.decode() for text in texts.tolist()]
+        if len(named) == 1:
+            codes, named = told, [(*named[0], name) for name in names]
+            continue
+        pairs, codes = np.unique(codes * len(names) + told, return_inverse=True)
+        named = [(*named[pair // len(names)], names[pair % len(names)]) for pair in pairs.tolist()]
     groups: list[Group] = []
     wrong = []
-    for code, texts in enumerate(coded.names):
+    for code, held in enumerate(named):
         try:
-            groups.append(group_of_found(dimensions, tuple([text.decode() for text in texts])))
+            groups.append(group_of_found(dimensions, held))
         except DataError:
             groups.append(())
             wrong.append(code)
     if wrong:
-        odd.update(np.flatnonzero(np.isin(coded.codes, wrong)).tolist())
-    return Coded(coded.codes, groups)
+        odd.update(np.flatnonzero(np.isin(codes, wrong)).tolist())
+    return Coded(codes, groups)
 
 
-def _times(texts: list[str], odd: set[int]) -> Integers:
-    """Ms UTC. Times of the form 2026-01-31T12:00:00.000Z are read digit by digit, all at once."""
-    joined = "".join(texts)
-    if len(joined) == _STAMP * len(texts) and joined.isascii():
-        found = _of_stamps(np.frombuffer(joined.encode(), np.uint8).reshape(-1, _STAMP))
-        if found is not None:
-            return found
-    times_ms = np.zeros(len(texts), np.int64)
-    for number, text in enumerate(texts):
-        try:
-            times_ms[number] = time_of(text)
-        except DataError:
-            odd.add(number)
+def _times(texts: Texts, odd: set[int]) -> Integers:
+    """Ms UTC. Times in UTC are read digit by digit, the others one by one."""
+    times_ms, strange = np.empty(len(texts.starts), np.int64), np.empty(len(texts.starts), bool)
+    if stamps(*texts, LAST_MS, times_ms, strange):
+        for number in np.flatnonzero(strange).tolist():
+            try:
+                times_ms[number] = time_of(texts.text(number).decode())
+            except DataError:
+                odd.add(number)
     return times_ms
-
-
-def _of_stamps(letters: npt.NDArray[np.uint8]) -> Integers | None:
-    """Ms UTC of times written in 24 letters each; None where one is of another form, or out of range.
-
-    That is: a day or an hour that is none, a leap second, a year that no event may have.
-    """
-    if not (letters[:, _MARKS] == _MARKED).all():
-        return None
-    digits = letters[:, _DIGITS] - np.uint8(48)
-    if int(digits.max()) > 9:
-        return None
-    numbers = digits.astype(np.int64)
-    hours, minutes, seconds = (numbers[:, at] * 10 + numbers[:, at + 1] for at in (8, 10, 12))
-    if hours.max() > 23 or minutes.max() > 59 or seconds.max() > 59:
-        return None
-    dates = numbers[:, :8] @ _DATE
-    first = int(dates[0])
-    days: dict[int, int] = {}
-    try:
-        for date in [first] if (dates == first).all() else np.unique(dates).tolist():
-            text = f"{date // 10_000:04}-{date // 100 % 100:02}-{date % 100:02}"
-            days[date] = time_of(f"{text}T00:00:00Z")
-            time_of(f"{text}T23:59:59.999Z")
-    except DataError:
-        return None
-    if len(days) == 1:
-        midnights: Integers | int = days[first]
-    else:
-        midnights = np.fromiter(map(days.__getitem__, dates.tolist()), np.int64, len(dates))
-    millis = numbers[:, 14] * 100 + numbers[:, 15] * 10 + numbers[:, 16]
-    result: Integers = midnights + ((hours * 60 + minutes) * 60 + seconds) * 1000 + millis
-    return result
 
 
 def _found(place: Place, held: list[Any]) -> list[Any]:
@@ -273,7 +237,7 @@ def _scaled(found: list[Any]) -> Scaled | None:
         return Scaled(np.array(found, np.int64), 0) if min(found) > -SMALL and max(found) < SMALL else None
     if not kinds <= {int, bytes}:
         return None
-    return Numbers.written([value if type(value) is bytes else b"%d" % value for value in found]).scaled()
+    return Scaled.written(Texts.of([value if type(value) is bytes else b"%d" % value for value in found]))
 
 
 def _groups(dimensions: Dimensions, held: list[Any], odd: set[int]) -> Coded | None:

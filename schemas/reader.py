@@ -161,7 +161,8 @@ def _place(whose: str, pointer: Pointer, minimum: Decimal | None = None) -> Plac
 _KEPT = 4096
 _MOMENTS: dict[str, int] = {}
 _MILLIS = {f".{ms:03d}Z": ms for ms in range(1000)} | {"Z": 0, "+00:00": 0}
-_LAST_MS = 253_402_214_399_999  # a day before the last: the end of a window must be a time that can be written, too
+LAST_MS = 253_402_214_399_999
+"""Of an event: a day before the last, for the end of its window must be a time that can be written, too."""
 
 
 def time_of(text: str | None) -> int:
@@ -182,7 +183,7 @@ def time_of(text: str | None) -> int:
         time_ms = parse_rfc3339(text)
     except ValueError as error:
         raise DataError("invalid", f"time: {error}") from None
-    if not 0 <= time_ms <= _LAST_MS:  # `0001-01-01T00:00:00Z` is what an unset .NET DateTime looks like
+    if not 0 <= time_ms <= LAST_MS:  # `0001-01-01T00:00:00Z` is what an unset .NET DateTime looks like
         raise DataError("invalid", f"time: found {text[:64]!r}, expected one between the years 1970 and 9999 in UTC")
     if text[17:19] != "60":
         if len(_MOMENTS) >= _KEPT:

@@ -3,8 +3,7 @@
 What one producer sends looks alike: the same attributes in the same order, with other texts and other numbers. A *shape* is
 learned from one event that was decoded exactly: what stands around its texts and numbers, byte by byte. Whatever has the
 same bytes there, a text wherever it has one, and a number wherever it has one, is an event with the same keys and other
-values, and nothing of it needs to be parsed. That is looked at for all events of a batch together: where their quotes are,
-and that between them stands what the shape says.
+values, and nothing of it needs to be parsed. All records of a batch are held against it in one go.
 
 What does not match, has an escape or is not UTF-8, comes to no harm: it is left to `schemas/plain.py`, and comes to the same.
 """
@@ -12,33 +11,34 @@ What does not match, has an escape or is not UTF-8, comes to no harm: it is left
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
+from schemas import shape_kernels as kernels
 from schemas.events import MAX_ELEMENTS, RawEvent, decode
 from schemas.refusals import repeated_key
-from schemas.written import Flags, Integers, Numbers
+from schemas.texts import Texts
+from schemas.written import Flags, Integers
 
 MOST = 16
 """Shapes that are remembered."""
-_FEW = 8
-"""Texts that are looked for in all events at once; what has more of them is looked at event by event."""
 TRIES = 2
 """Events of a batch from which a shape is learned, at most; to look at one takes as long as to decode hundreds."""
 
 _ATTRIBUTES = ("id", "source", "type", "subject", "time")
 _FILLED = ("id", "source", "type", "subject")
 """Never empty (`schemas/events.py`, `schemas/reader.py`)."""
-_WIDEST = 4096
-"""Bytes between two values, at most."""
 _NUMBER = re.compile(rb"-?\d[\d.eE+-]*")
 _MARK = "\x01"
 """Begins what stands for a value while a shape is read; a text without an escape cannot have it."""
-_SPACE, _QUOTE, _COMMA, _BRACKET, _BACKSLASH, _CLOSE = b' ",[\\]'
 _FAILURES = (msgspec.MsgspecError, ValueError, RecursionError)
+_SALT = np.uint64(secrets.randbits(64))
+"""Where a text goes while texts are told apart is this process's secret: nobody can make up texts that crowd together."""
 
 
 class Value(NamedTuple):
@@ -60,7 +60,12 @@ class Shape:
         self.values = values
         self.attributes: dict[str, Value] = {name: document[name] for name in _ATTRIBUTES}
         self.data: dict[str, Any] | None = document.get("data")
-        self.quotes = b"".join(constants).count(b'"')
+        self._around = np.frombuffer(b"".join(constants), np.uint8)
+        self._bounds = np.cumsum([0, *map(len, constants)])
+        self._numbers = np.array([value.number for value in values])
+        self._filled = np.zeros(len(values), np.int64)
+        self._filled[[self.attributes[name].at for name in _FILLED]] = 1
+        self._least = int(self._bounds[-1] + self._filled.sum())
 
     @classmethod
     def of(cls, event: bytes) -> Shape | None:
@@ -81,117 +86,59 @@ class Shape:
             document = _filled(msgspec.json.decode(marked), values)
         except _FAILURES:
             return None
-        if document.get("specversion") != "1.0" or "data_base64" in document or max(map(len, constants)) > _WIDEST:
+        if document.get("specversion") != "1.0" or "data_base64" in document:
             return None
         if any(type(document.get(name)) is not Value or document[name].number for name in _ATTRIBUTES):
             return None
         return cls(constants, values, document) if type(document.get("data", {})) is dict else None
 
-    def match(self, batch: _Batch, chosen: Flags) -> Matched:
-        """The events of the chosen records, which have as many quotes as events of this shape, as far as they match.
+    def match(self, batch: Texts, chosen: Flags) -> Matched:
+        """The events of chosen records (flags, unset where a record is not of this shape), as far as they match.
 
         A record matches if each of its events does.
         """
-        whole = bool(chosen.all())
-        quotes = batch.quotes if whole else batch.quotes[np.repeat(chosen, batch.counts)]
-        begins, ends = batch.begins[chosen], batch.ends[chosen]
-        held = quotes.reshape(-1, self.quotes)
-        many = batch.counts[chosen] // self.quotes
-        last = np.cumsum(many) - 1
-        first = last - many + 1
-        packed = batch.letters[begins] == _BRACKET
-        # Where each event begins and ends, if it is one: a comma between two of an envelope, brackets around them.
-        start = held[:, 0] - self.constants[0].index(b'"')
-        end = np.append(start[1:] - 1, 0)
-        good = batch.letters[end] == _COMMA
-        end[last] = ends - packed
-        good[last] = ~packed | (batch.letters[ends - 1] == _CLOSE)
-        good[first] &= (start[first] == begins + packed) & (many <= MAX_ELEMENTS) & (packed | (many == 1))
-        # The values, by the quotes around them.
-        starts: list[Integers] = []
-        stops: list[Integers] = []
-        at, seen = start, 0
-        for value in self.values:
-            constant, behind = self.constants[value.at], self.constants[value.at + 1]
-            good &= batch.stands(constant, at)
-            seen += constant.count(b'"')
-            starts.append(at + len(constant))
-            quote = behind.find(b'"')
-            at = held[:, seen] - quote if quote >= 0 else end - len(behind)
-            stops.append(at)
-            good &= at >= starts[-1] + value.number
-        good &= batch.stands(self.constants[-1], at) & (at + len(self.constants[-1]) == end)
-        for name in _FILLED:
-            value = self.attributes[name]
-            good &= stops[value.at] > starts[value.at]
-        record = np.repeat(np.arange(len(many)), many)
-        place = np.arange(len(record)) - first[record]
-        matched = Matched(self, batch, np.flatnonzero(chosen)[record], place, starts, stops)
-        # What holds a number is looked at only where all the rest is right: it may be anything.
-        good = np.logical_and.reduceat(good, first)[record]
-        sound = matched.only(good)
-        if len(sound.records) and any(value.number for value in self.values):
-            fine = np.ones(len(sound.records), bool)
-            for value in self.values:
-                if value.number:
-                    fine &= sound.numbers(value).sound
-            if not fine.all():
-                bad = np.unique(sound.records[~fine])
-                return sound.only(~np.isin(sound.records, bad))
-        return sound
+        at_most = int(((batch.stops - batch.starts)[chosen] // self._least + 1).sum())
+        starts, stops = np.empty((2, len(self.values), at_most), np.int64)
+        records, places = np.empty((2, at_most), np.int64)
+        found = kernels.match(
+            batch.letters, batch.starts, batch.stops, chosen, self._around, self._bounds, self._numbers, self._filled,
+            MAX_ELEMENTS, starts, stops, records, places,
+        )  # fmt: skip
+        return Matched(self, batch.letters, records[:found], places[:found], starts[:, :found], stops[:, :found])
 
 
 class Matched(NamedTuple):
     """Events of one shape, in the log's order. records: of each the number of its record in the batch; places: in it.
 
-    starts, stops: of each value, by its number, where it stands in the batch's text.
+    starts, stops: (values, events), where each value stands in `letters`.
     """
 
     shape: Shape
-    batch: _Batch
+    letters: npt.NDArray[np.uint8]
     records: Integers
     places: Integers
-    starts: list[Integers]
-    stops: list[Integers]
+    starts: Integers
+    stops: Integers
 
     def only(self, rows: Any) -> Matched:
         """Some of them: flags, or row numbers in ascending order."""
-        if rows.dtype == bool and rows.all():
-            return self
-        starts, stops = [column[rows] for column in self.starts], [column[rows] for column in self.stops]
-        return Matched(self.shape, self.batch, self.records[rows], self.places[rows], starts, stops)
+        if rows.dtype == bool:
+            if rows.all():
+                return self
+            rows = np.flatnonzero(rows)
+        starts, stops = self.starts.take(rows, 1), self.stops.take(rows, 1)
+        return Matched(self.shape, self.letters, self.records[rows], self.places[rows], starts, stops)
 
-    def numbers(self, value: Value) -> Numbers:
-        """Of each event the number."""
-        return Numbers.at(self.batch.letters, self.starts[value.at], self.stops[value.at])
-
-    def texts(self, value: Value) -> list[bytes]:
+    def texts(self, value: Value) -> Texts:
         """Of each event what is written there."""
-        starts, stops = self.starts[value.at], self.stops[value.at]
-        sizes = stops - starts
-        if len(sizes) and (size := int(sizes[0])) and (sizes == size).all():
-            found: list[bytes] = self.batch.windows(size, "S")[starts].tolist()
-            return found
-        text = self.batch.text
-        return [text[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        return Texts(self.letters, self.starts[value.at], self.stops[value.at])
 
     def told_apart(self, value: Value) -> dict[str, Matched]:
         """The events by what is written there."""
-        starts, stops = self.starts[value.at], self.stops[value.at]
-        found: dict[str, Matched] = {}
-        left = np.arange(len(starts))
-        while len(left) and len(found) < _FEW:
-            text = self.batch.text[int(starts[left[0]]) : int(stops[left[0]])]
-            same = self.batch.stands(text, starts[left]) & (stops[left] - starts[left] == len(text))
-            found[text.decode()] = self.only(left[same]) if len(left) < len(starts) or not same.all() else self
-            left = left[~same]
-        if len(left):
-            rest = self.only(left)
-            rows: dict[bytes, list[int]] = {}
-            for row, text in enumerate(rest.texts(value)):
-                rows.setdefault(text, []).append(row)
-            found |= {text.decode(): rest.only(np.array(chosen)) for text, chosen in rows.items()}
-        return found
+        codes, names = told_apart(self.texts(value))
+        if len(names.starts) == 1:
+            return {names.text(0).decode(): self}
+        return {name.decode(): self.only(codes == code) for code, name in enumerate(names.tolist())}
 
 
 class Shapes:
@@ -200,24 +147,21 @@ class Shapes:
     def __init__(self) -> None:
         self._shapes: list[Shape] = []
 
-    def split(self, values: Sequence[bytes | None], plain: Sequence[bool] | None) -> tuple[list[Matched], list[int]]:
+    def split(self, batch: Texts, plain: Flags | None) -> tuple[list[Matched], list[int]]:
         """The events of records' values that have a known shape, and the numbers of the records that are left.
 
         plain: False for values that are not to be looked at, those with headers of binary mode.
         """
-        batch = _Batch(values, plain)
-        left = batch.counts > 0
+        left = np.ones(len(batch.starts), bool) if plain is None else plain.copy()
         found: list[Matched] = []
 
         def look(shape: Shape) -> bool:
-            chosen = left & (batch.counts % shape.quotes == 0)
-            if not chosen.any():
-                return False
+            chosen = left.copy()
             matched = shape.match(batch, chosen)
             if not len(matched.records):
                 return False
             found.append(matched)
-            left[matched.records] = False
+            left[chosen] = False
             return True
 
         of_use = [shape for shape in self._shapes if left.any() and look(shape)]
@@ -226,82 +170,37 @@ class Shapes:
             if not unknown.any():
                 break
             number = int(np.argmax(unknown))
-            shape = Shape.of(batch.first_event(number))
+            shape = Shape.of(_first_event(batch.text(number)))
             unknown[number] = False
             if shape is not None and look(shape):
                 of_use.append(shape)
                 unknown &= left
         if of_use:
             self._shapes = [*of_use, *(shape for shape in self._shapes if shape not in of_use)][:MOST]
-        left |= batch.counts == 0
+        if plain is not None:
+            left |= ~plain
         return found, np.flatnonzero(left).tolist()
 
 
-class _Batch:
-    """Values of records as one text. begins, ends: of each; counts: its quotes, 0 for one that is not to be looked at."""
+def told_apart(texts: Texts) -> tuple[Integers, Texts]:
+    """Of each text a number, in the order in which they first stand there, and the text of each number."""
+    codes, firsts = np.empty((2, len(texts.starts)), np.int64)
+    names = kernels.coded(*texts, _SALT, codes, firsts)
+    return codes, texts.only(firsts[:names])
 
-    def __init__(self, values: Sequence[bytes | None], plain: Sequence[bool] | None) -> None:
-        taken: list[bytes] = [value or b"" for value in values]
-        if plain is not None:
-            taken = [value if good else b"" for value, good in zip(taken, plain, strict=True)]
-        self.text = b"".join(taken) + bytes(_WIDEST)
-        self.ends = np.cumsum(np.fromiter(map(len, taken), np.int64, len(taken)))
-        self.begins = np.append(0, self.ends[:-1])
-        self.letters = np.frombuffer(self.text, np.uint8)
-        held = self.letters[: len(self.text) - _WIDEST]
-        self.quotes = np.flatnonzero(held == _QUOTE)
-        self.counts = np.diff(np.searchsorted(self.quotes, self.ends), prepend=0)
-        strange = held < _SPACE
-        if b"\\" in self.text or strange.any():
-            self._leave(np.searchsorted(self.ends, np.flatnonzero(strange | (held == _BACKSLASH)), side="right"))
-        if not self.text.isascii():
-            self._leave(np.array([number for number, value in enumerate(taken) if not _is_utf8(value)], np.int64))
 
-    def _leave(self, numbers: Integers) -> None:
-        """These are not to be looked at."""
-        kept = np.ones(len(self.counts), bool)
-        kept[numbers] = False
-        self.quotes = self.quotes[np.repeat(kept, self.counts)]
-        self.counts = np.where(kept, self.counts, 0)
-
-    def first_event(self, number: int) -> bytes:
-        """The first event of a record, or what stands in its place."""
-        value = self.text[int(self.begins[number]) : int(self.ends[number])]
-        if value[:1] != b"[":
-            return value
-        try:
-            elements: list[msgspec.Raw] = _ELEMENTS.decode(value)
-        except _FAILURES:
-            return b""
-        return bytes(elements[0]) if elements else b""
-
-    def windows(self, size: int, kind: str = "V") -> Any:
-        """So many bytes from each place of the text on."""
-        return np.ndarray((len(self.text) - size + 1,), f"{kind}{size}", self.text, strides=(1,))
-
-    def stands(self, constant: bytes, at: Integers) -> Flags | bool:
-        """Whether these bytes stand at each of these places."""
-        size = len(constant)
-        if size == 0:
-            return True
-        last = len(self.text) - size
-        inside = (at >= 0) & (at <= last)
-        there = self.windows(size)[at if inside.all() else np.clip(at, 0, last)]
-        if there.tobytes() == constant * len(at):
-            return inside
-        equal: Flags = (there.view(np.uint8).reshape(-1, size) == np.frombuffer(constant, np.uint8)).all(1)
-        return equal & inside
+def _first_event(value: bytes) -> bytes:
+    """The first event of a record, or what stands in its place."""
+    if value[:1] != b"[":
+        return value
+    try:
+        elements: list[msgspec.Raw] = _ELEMENTS.decode(value)
+    except _FAILURES:
+        return b""
+    return bytes(elements[0]) if elements else b""
 
 
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _taken_apart(event: bytes) -> tuple[list[bytes], list[Value]]:

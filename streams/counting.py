@@ -24,6 +24,7 @@ from schemas.plain import decode_plain
 from schemas.reader import Measured, Reader
 from schemas.records import PackedRecords, Record
 from schemas.shapes import Matched, Shapes
+from schemas.texts import Texts
 from schemas.times import parse_rfc3339
 from schemas.written import Flags, Integers
 from streams.folding import Folding
@@ -162,8 +163,8 @@ class Counting:
     def _read(self, records: PackedRecords) -> _Slice:
         found = _Slice(records, self._keyless(records))
         headers = records.headers
-        plain = None if headers is None else [not is_binary(held) for held in headers]
-        matched, left = self._shapes.split(records.values, plain)
+        plain = None if headers is None else np.array([not is_binary(held) for held in headers])
+        matched, left = self._shapes.split(Texts.of([value or b"" for value in records.values]), plain)
         for events in matched:
             left += self._shaped(found, events)
         if left:
@@ -190,10 +191,10 @@ class Counting:
                 self._block(found, shaped(plan, kept), kept.records, kept.places)
         return sorted(others)
 
-    def _decoded(self, found: _Slice, numbers: list[int], plain: list[bool] | None) -> None:
+    def _decoded(self, found: _Slice, numbers: list[int], plain: Flags | None) -> None:
         """Records that have no shape: together where they are plain, else one by one."""
         values = [found.records.values[number] for number in numbers]
-        events, odd = decode_plain(values, None if plain is None else [plain[number] for number in numbers])
+        events, odd = decode_plain(values, None if plain is None else plain[numbers].tolist())
         for at in odd:
             for event in found.exactly(numbers[at]):
                 self._single(found, numbers[at], event)
@@ -350,22 +351,14 @@ class Counting:
         words = np.empty((2, len(chosen)), np.uint64)
         for number, block in enumerate(found.blocks):
             mine = kinds == number
-            sources, ids = block.read.sources, block.read.ids
-            rows = at[mine].tolist()
+            sources, ids = block.read.sources, block.read.ids.only(at[mine]).tolist()
+            codes = sources.codes[at[mine]].tolist()
             begun = [self._begun(source) for source in sources.names]
             digests = []
-            if len(begun) == 1:
-                copy = begun[0]
-                for row in rows:
-                    digest = copy()
-                    digest.update(ids[row])
-                    digests.append(digest.digest())
-            else:
-                codes = sources.codes.tolist()
-                for row in rows:
-                    digest = begun[codes[row]]()
-                    digest.update(ids[row])
-                    digests.append(digest.digest())
+            for code, name in zip(codes, ids, strict=True):
+                digest = begun[code]()
+                digest.update(name)
+                digests.append(digest.digest())
             words[:, mine] = words_of(digests)
         mine = kinds == _SINGLE
         single = [found.single[n].event for n in at[mine].tolist()]

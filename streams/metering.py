@@ -22,10 +22,11 @@ from schemas.errors import PartitionStopped
 from schemas.hashing import partition_for
 from schemas.partials import NEVER, Partial, Rows, Watermark
 from schemas.records import Batch, Out
+from schemas.windows import WindowKey
 from streams.counting import Counting
 from tables.durable import Durable
 from tables.effects import Procedure, Produce
-from tables.metering import MeteringTable
+from tables.metering import MeteringTable, OpenPartial, decode_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,12 @@ class Metering:
             for value in letter.records()
         ]
         by_target: list[list[Partial]] = [[] for _ in range(self._targets)]
-        for key, partial in self.table.take_dirty():
-            target = partition_for(key.subject, self._targets)
-            members = b"".join(sorted(partial.fresh_members))
-            by_target[target].append(Partial(*key, partial.version, partial.share.contribution(), members))
+        changed = self.table.take_changed()
+        for key, partial in changed.gone:
+            by_target[partition_for(key.subject, self._targets)].append(_leaving(key, partial))
+        for slot in changed.slots.tolist():
+            partial = self.table.at(slot)
+            by_target[self.table.target[slot]].append(_leaving(decode_key(self.table.keys.key(slot)), partial))
         for target, items in enumerate(by_target):
             key_bytes = b"%d" % self._partition
             limit = self.durable.limits.record
@@ -147,3 +150,8 @@ class Metering:
             if mark != self._sent[target]:
                 marks.append((target, mark))
         return marks
+
+
+def _leaving(key: WindowKey, partial: OpenPartial) -> Partial:
+    members = b"".join(sorted(partial.fresh_members))
+    return Partial(*key, partial.version, partial.share.contribution(), members)

@@ -59,7 +59,7 @@ def fold(
 def forget(stage: Metering | Closing) -> Procedure[None]:
     """For `fold`: what the stage would send or show was sent and shown before, or never will be."""
     if isinstance(stage, Metering):
-        stage.table.take_dirty()
+        stage.table.take_changed()
         stage.dead_letters.clear()
     else:
         stage.changed.clear()

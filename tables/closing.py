@@ -93,8 +93,8 @@ class ClosingTable:
         self.counters = Counters()
         self.changed: set[WindowKey] = set()
         self._correct_for_ms = correct_for_ms
-        self._closes = Timetable()
-        self._seals = Timetable()
+        self._closes: Timetable[WindowKey] = Timetable()
+        self._seals: Timetable[WindowKey] = Timetable()
         self._touched: set[WindowKey] = set()
         self._touched_sources: set[int] = set()
         self._new_members: dict[WindowKey, set[bytes]] = {}
@@ -206,7 +206,7 @@ class ClosingTable:
         entries += [self._entry(key) for key in keys]
         entries += outbox
         for key in sorted(members):
-            entries += member_pieces(key, members[key])
+            entries += member_pieces(encode_key(key), members[key])
         return entries
 
     def units(self) -> list[Hashable]:
@@ -222,7 +222,7 @@ class ClosingTable:
         if isinstance(unit, WindowKey):
             if unit not in self.windows:
                 return []
-            return [self._entry(unit), *member_pieces(unit, self.members.get(unit, ()))]
+            return [self._entry(unit), *member_pieces(encode_key(unit), self.members.get(unit, ()))]
         assert isinstance(unit, str)
         return self.outbox.slice(unit)
 

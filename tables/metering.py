@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from schemas.changelog import Entry
+from schemas.hashing import partition_for
 from schemas.partials import MEMBER_BYTES, NEVER, Contribution
+from schemas.texts import Texts
 from schemas.windows import WindowKey, decode_key, encode_key
+from schemas.written import Integers
 from tables.aggregates import Share
 from tables.dedupe import ITEM_BYTES, KnownIds
 from tables.dedupe import Share as IdShare
 from tables.gaps import Gap
+from tables.keys import KeyTable, grown
 from tables.ledger import Ledger
+from tables.shares import Shares
 from tables.timetable import Timetable
 
 _PIECE = 32_000 // MEMBER_BYTES * MEMBER_BYTES
 _META_KEY = b""
+_DIRTY, _TOUCHED = np.uint8(1), np.uint8(2)
+"""Marks of a slot: changed since the last emit, and since the last checkpoint."""
 
 
 class _Meta(msgspec.Struct, array_like=True):
@@ -39,7 +48,7 @@ _NOBODY: set[bytes] = frozenset()  # type: ignore[assignment]
 
 
 class OpenPartial(msgspec.Struct, gc=False):
-    """One partial: its share, when its window is sealed (watermark ms), the meter's version, and the members, if any.
+    """One partial as it is now: its share, when its window is sealed (watermark ms), the meter's version, the members, if any.
 
     fresh_members: those not yet part of an accepted checkpoint; they travel again with every emit until they are.
     """
@@ -51,16 +60,29 @@ class OpenPartial(msgspec.Struct, gc=False):
     fresh_members: set[bytes] = _NOBODY
 
 
+class _Members(msgspec.Struct, gc=False):
+    """Of a window of a unique count. fresh: as in `OpenPartial`."""
+
+    all: set[bytes]
+    fresh: set[bytes]
+
+
+class Changed(NamedTuple):
+    """What is to be emitted: slots of partials that are live, ascending, and the partials of windows sealed meanwhile."""
+
+    slots: Integers
+    gone: list[tuple[WindowKey, OpenPartial]]
+
+
 _encoder = msgspec.msgpack.Encoder()
 _meta_decoder = msgspec.msgpack.Decoder(_Meta)
 _saved_decoder = msgspec.msgpack.Decoder(_Saved)
 _COUNTS = ("read", "counted", "duplicate", "unmatched", "dead_lettered", "late", "ticks", "ticks_refused", "keyless")
 
 
-def member_pieces(key: WindowKey, members: Iterable[bytes]) -> Iterator[Entry]:
-    """Members of one window as additive entries of bounded size, in a deterministic order."""
+def member_pieces(name: bytes, members: Iterable[bytes]) -> Iterator[Entry]:
+    """Members of one window (`encode_key`) as additive entries of bounded size, in a deterministic order."""
     joined = b"".join(sorted(members))
-    name = encode_key(key)
     for at in range(0, len(joined), _PIECE):
         yield Entry("members", name, joined[at : at + _PIECE])
 
@@ -70,11 +92,30 @@ def split_members(joined: bytes) -> list[bytes]:
     return [joined[at : at + MEMBER_BYTES] for at in range(0, len(joined), MEMBER_BYTES)]
 
 
+class Partials(Mapping[WindowKey, OpenPartial]):
+    """The live partials of a table, by their windows' keys; each is made when it is asked for."""
+
+    def __init__(self, table: MeteringTable) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table.keys)
+
+    def __iter__(self) -> Iterator[WindowKey]:
+        keys = self._table.keys
+        return (decode_key(key) for key in keys.texts(keys.slots()).tolist())
+
+    def __getitem__(self, key: WindowKey) -> OpenPartial:
+        slot = self._table.keys.slot(encode_key(key))
+        if slot < 0:
+            raise KeyError(key)
+        return self._table.at(slot)
+
+
 class MeteringTable:
     """The state of one source partition; a function of that partition's log up to `position` (design §2.1).
 
-    dirty: partials changed since the last emit, kept even where the window was sealed meanwhile: what is to be forgotten
-    leaves first (design §2.2).
+    keys: slots of the windows (`encode_key`) that have a partial. shares, and where a partial goes (`target`), by slot.
     """
 
     stage = "metering"
@@ -86,16 +127,23 @@ class MeteringTable:
         self.ledger = Ledger()
         self.folds = [0] * targets
         self.gaps: list[Gap] = []
-        self.partials: dict[WindowKey, OpenPartial] = {}
-        self.dirty: dict[WindowKey, OpenPartial] = {}
+        self.keys = KeyTable()
+        self.shares = Shares()
+        self.partials = Partials(self)
         self.ids = KnownIds(correct_for_ms)
+        self.target = np.zeros(0, np.int64)
+        self._seal_ms = np.zeros(0, np.int64)
+        self._versions = np.zeros(0, np.int64)
+        self._marks = np.zeros(0, np.uint8)
+        self._members: dict[int, _Members] = {}
         self._correct_for_ms = correct_for_ms
-        self._seals = Timetable()
-        self._touched: set[WindowKey] = set()
-        self._new_members: dict[WindowKey, set[bytes]] = {}
-        self._checkpointed: dict[WindowKey, set[bytes]] = {}
+        self._seals: Timetable[Integers] = Timetable()
+        self._leaving: list[tuple[WindowKey, OpenPartial]] = []
+        self._gone: list[bytes] = []
+        self._new_members: dict[bytes, set[bytes]] = {}
+        self._checkpointed: dict[bytes, set[bytes]] = {}
         self._started_at = -1
-        self._early_members: dict[WindowKey, set[bytes]] = {}
+        self._early_members: dict[bytes, set[bytes]] = {}
 
     def raise_watermark(self, time_ms: int) -> None:
         """The partition's clock moves on, never back; partials and ids that this seals or makes too old are forgotten."""
@@ -103,32 +151,62 @@ class MeteringTable:
             return
         self.watermark_ms = time_ms
         self.ids.evict(time_ms)
-        for _, key in self._seals.take(time_ms):
-            if self.partials.pop(key, None) is not None:
-                self._touched.add(key)
-                self._new_members.pop(key, None)
+        for _, slots in self._seals.take(time_ms):
+            self._seal(slots)
 
-    def partial(self, key: WindowKey, end_ms: int, version: int, offset: int) -> OpenPartial:
-        """The partial of a window, made where there is none; marked as touched and to be emitted."""
-        partial = self.partials.get(key)
-        if partial is None:
-            partial = OpenPartial(Share(offset), end_ms + self._correct_for_ms, version)
-            self.partials[key] = partial
-            self._seals.add(partial.seal_ms, key)
-        elif offset < partial.share.first:  # of one batch, they do not come in the order of the log
-            partial.share.first = offset
-        self._touched.add(key)
-        self.dirty[key] = partial
-        return partial
+    def _seal(self, slots: Integers) -> None:
+        """These windows are sealed. What changed since the last emit is still to be sent: what is forgotten leaves first."""
+        for slot in slots[self._marks[slots] & _DIRTY != 0].tolist():
+            self._leaving.append((decode_key(self.keys.key(slot)), self.at(slot)))
+        names = self.keys.texts(slots).tolist()
+        self._gone += names
+        if self._members:
+            for slot, name in zip(slots.tolist(), names, strict=True):
+                self._members.pop(slot, None)
+                self._new_members.pop(name, None)
+        self._marks[slots] = 0
+        self.keys.remove(slots)
 
-    def add_member(self, key: WindowKey, partial: OpenPartial, member: bytes) -> None:
+    def open(self, keys: Texts, ends_ms: Integers, version: int, targets: Integers) -> Integers:
+        """The slots of windows' partials, made where there are none; marked as touched and to be emitted.
+
+        Of each window: keys (`encode_key`), ends_ms, and targets, where its partials go.
+        """
+        slots, new = self.keys.slots_of(keys, True)
+        if new.any():
+            made = slots[new]
+            self._make(made)
+            self.target[made] = targets[new]
+            self._versions[made] = version
+            seals_ms = self._seal_ms[made] = ends_ms[new] + self._correct_for_ms
+            for seal_ms in np.unique(seals_ms).tolist():
+                self._seals.add(seal_ms, made[seals_ms == seal_ms])
+        self._marks[slots] |= _DIRTY | _TOUCHED
+        return slots
+
+    def _make(self, slots: Integers) -> None:
+        room = self.keys.size
+        self.shares.clear(slots, room)
+        self.target = grown(self.target, room)
+        self._seal_ms = grown(self._seal_ms, room)
+        self._versions = grown(self._versions, room)
+        self._marks = grown(self._marks, room)
+
+    def at(self, slot: int) -> OpenPartial:
+        """One partial as it is now."""
+        held = self._members.get(slot)
+        members, fresh = (_NOBODY, _NOBODY) if held is None else (set(held.all), set(held.fresh))
+        return OpenPartial(self.shares.share(slot), int(self._seal_ms[slot]), int(self._versions[slot]), members, fresh)
+
+    def add_member(self, slot: int, member: bytes) -> None:
         """One more thing to be told apart in a window of a unique count."""
-        if member not in partial.members:
-            partial.members = partial.members or set()
-            partial.fresh_members = partial.fresh_members or set()
-            partial.members.add(member)
-            partial.fresh_members.add(member)
-            self._new_members.setdefault(key, set()).add(member)
+        held = self._members.get(slot)
+        if held is None:
+            held = self._members[slot] = _Members(set(), set())
+        if member not in held.all:
+            held.all.add(member)
+            held.fresh.add(member)
+            self._new_members.setdefault(self.keys.key(slot), set()).add(member)
 
     def accept(self, gap: Gap) -> None:
         """The offsets of a gap will never be counted; the state goes on behind it."""
@@ -139,54 +217,74 @@ class MeteringTable:
     def send_again(self, keys: Iterable[WindowKey]) -> None:
         """Partials that are to leave with the next emit, changed or not, with all their members."""
         for key in keys:
-            partial = self.dirty[key] = self.partials[key]
-            if partial.members:
-                partial.fresh_members = set(partial.members)
+            slot = self.keys.slot(encode_key(key))
+            self._marks[slot] |= _DIRTY
+            held = self._members.get(slot)
+            if held is not None:
+                held.fresh = set(held.all)
 
     def restate(self, key: WindowKey, through: int) -> None:
         """A live partial is what it is through that offset, although nothing was folded; it is to leave again."""
-        self.partials[key].share.through = through
-        self._touched.add(key)
+        slot = self.keys.slot(encode_key(key))
+        self.shares.through[slot] = through
+        self._marks[slot] |= _TOUCHED
         self.send_again([key])
 
-    def take_dirty(self) -> list[tuple[WindowKey, OpenPartial]]:
-        """Partials changed since the last call, in the order of their keys."""
-        dirty, self.dirty = self.dirty, {}
-        return sorted(dirty.items(), key=lambda item: item[0])
+    @property
+    def dirty(self) -> dict[WindowKey, OpenPartial]:
+        """What changed since the last emit."""
+        live = {decode_key(self.keys.key(slot)): self.at(slot) for slot in self._marked(_DIRTY).tolist()}
+        return dict(self._leaving) | live
+
+    def take_changed(self) -> Changed:
+        """Partials changed since the last call, those of windows sealed meanwhile, too."""
+        slots, gone = self._marked(_DIRTY), self._leaving
+        self._marks[slots] &= ~_DIRTY
+        self._leaving = []
+        return Changed(slots, gone)
+
+    def _marked(self, mark: np.uint8) -> Integers:
+        return np.flatnonzero(self._marks[: self.keys.size] & mark)
 
     def accepted(self) -> None:
         """The checkpoint whose entries `touched` gave is accepted: its members need not travel again."""
-        for key, members in self._checkpointed.items():
-            partial = self.partials.get(key)
-            if partial is not None:
-                partial.fresh_members -= members
+        for name, members in self._checkpointed.items():
+            held = self._members.get(self.keys.slot(name))
+            if held is not None:
+                held.fresh -= members
         self._checkpointed = {}
 
     def touched(self) -> list[Entry]:
         """See `tables.durable.Table`. Empty where nothing was folded since the last call."""
-        if self.position == self._started_at and not self._touched:
+        slots = self._marked(_TOUCHED)
+        if self.position == self._started_at and not len(slots) and not self._gone:
             return []
         self._started_at = self.position
-        keys, self._touched = sorted(self._touched), set()
+        self._marks[slots] &= ~_TOUCHED
+        gone, self._gone = self._gone, []
         self._checkpointed, self._new_members = self._new_members, {}
         entries = [self._meta()]
-        entries += [self._entry(key) for key in keys]
+        entries += [Entry("partial", name, None) for name in gone]
+        entries += [self._entry(slot) for slot in slots.tolist()]
         entries += self.ids.touched()
-        for key in sorted(self._checkpointed):
-            entries += member_pieces(key, self._checkpointed[key])
+        for name in sorted(self._checkpointed):
+            entries += member_pieces(name, self._checkpointed[name])
         return entries
 
     def units(self) -> list[Hashable]:
         """See `tables.durable.Table`: the meta entry, every partial, every share of the ids."""
-        return [None, *self.partials, *self.ids.units()]
+        return [None, *self.keys.texts(self.keys.slots()).tolist(), *self.ids.units()]
 
     def slice(self, unit: Hashable) -> Iterable[Entry]:
         """See `tables.durable.Table`."""
         if unit is None:
             return [self._meta()]
-        if isinstance(unit, WindowKey):
-            partial = self.partials.get(unit)
-            return [] if partial is None else [self._entry(unit), *member_pieces(unit, partial.members)]
+        if isinstance(unit, bytes):
+            slot = self.keys.slot(unit)
+            if slot < 0:
+                return []
+            held = self._members.get(slot)
+            return [self._entry(slot), *member_pieces(unit, held.all if held is not None else ())]
         assert isinstance(unit, IdShare)
         return list(self.ids.slice(unit))
 
@@ -195,32 +293,38 @@ class MeteringTable:
         if kind == "meta":
             self._restore_meta(_meta_decoder.decode(value))
             return
-        saved, name = _saved_decoder.decode(value), decode_key(key)
-        members = self._early_members.pop(name, _NOBODY)
-        self.partials[name] = OpenPartial(Share.of(saved.share), saved.seal_ms, saved.version, members)
-        self._seals.add(saved.seal_ms, name)
+        saved = _saved_decoder.decode(value)
+        slots, _ = self.keys.slots_of(Texts.of([key]), True)
+        self._make(slots)
+        slot = int(slots[0])
+        self.shares.put(slot, Share.of(saved.share))
+        self._seal_ms[slot], self._versions[slot] = saved.seal_ms, saved.version
+        self.target[slot] = partition_for(decode_key(key).subject, len(self.folds))
+        members = self._early_members.pop(key, None)
+        if members:
+            self._members[slot] = _Members(members, set())
 
     def unite(self, kind: str, key: bytes, piece: bytes) -> None:
         """See `tables.replay.Restorable`."""
         if kind == "ids":
             self.ids.restore(piece)
             return
-        name = decode_key(key)
-        partial = self.partials.get(name)
-        if partial is None:
-            self._early_members.setdefault(name, set()).update(split_members(piece))
+        slot = self.keys.slot(key)
+        if slot < 0:
+            self._early_members.setdefault(key, set()).update(split_members(piece))
         else:
-            partial.members = partial.members or set()
-            partial.members.update(split_members(piece))
+            self._members.setdefault(slot, _Members(set(), set())).all.update(split_members(piece))
 
     def restored(self, position: int) -> int:
         """See `tables.replay.Restorable`. Members whose window is sealed are dropped, ids that are too late evicted."""
         self.position = self._started_at = position
         self._early_members = {}
         self.ids.evict(self.watermark_ms)
-        return (
-            len(self.ids) * ITEM_BYTES + sum(len(partial.members) for partial in self.partials.values()) * MEMBER_BYTES
-        )
+        slots = self.keys.slots()
+        seals_ms = self._seal_ms[slots]
+        for seal_ms in np.unique(seals_ms).tolist():
+            self._seals.add(seal_ms, slots[seals_ms == seal_ms])
+        return len(self.ids) * ITEM_BYTES + sum(len(held.all) for held in self._members.values()) * MEMBER_BYTES
 
     def _meta(self) -> Entry:
         counts = [getattr(self.ledger, name) for name in _COUNTS]
@@ -235,9 +339,6 @@ class MeteringTable:
         self.folds = meta.folds
         self.gaps = meta.gaps
 
-    def _entry(self, key: WindowKey) -> Entry:
-        partial = self.partials.get(key)
-        value = None
-        if partial is not None:
-            value = _encoder.encode(_Saved(partial.seal_ms, partial.version, partial.share.contribution()))
-        return Entry("partial", encode_key(key), value)
+    def _entry(self, slot: int) -> Entry:
+        saved = _Saved(int(self._seal_ms[slot]), int(self._versions[slot]), self.shares.share(slot).contribution())
+        return Entry("partial", self.keys.key(slot), _encoder.encode(saved))

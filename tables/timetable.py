@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import heapq
+from typing import Generic, TypeVar
 
-from schemas.windows import WindowKey
+T = TypeVar("T")
 
 
-class Timetable:
-    """Windows by the time at which something is due for them, ms.
+class Timetable(Generic[T]):
+    """Windows, or many of them together, by the time at which something is due for them, ms.
 
     Windows end together, so there are far fewer times than windows: only the times are kept in order.
     """
 
-    __slots__ = ("_times", "_windows")
+    __slots__ = ("_due", "_times")
 
     def __init__(self) -> None:
         self._times: list[int] = []
-        self._windows: dict[int, list[WindowKey]] = {}
+        self._due: dict[int, list[T]] = {}
 
-    def add(self, time_ms: int, key: WindowKey) -> None:
-        """Something is due for this window then."""
-        windows = self._windows.get(time_ms)
-        if windows is None:
+    def add(self, time_ms: int, due: T) -> None:
+        """Something is due then."""
+        held = self._due.get(time_ms)
+        if held is None:
             heapq.heappush(self._times, time_ms)
-            self._windows[time_ms] = [key]
+            self._due[time_ms] = [due]
         else:
-            windows.append(key)
+            held.append(due)
 
-    def take(self, until_ms: int) -> list[tuple[int, WindowKey]]:
+    def take(self, until_ms: int) -> list[tuple[int, T]]:
         """What is due by that time, each with its time, in order of the times; it is given once."""
         due = []
         while self._times and self._times[0] <= until_ms:
             time_ms = heapq.heappop(self._times)
-            due += [(time_ms, key) for key in self._windows.pop(time_ms)]
+            due += [(time_ms, one) for one in self._due.pop(time_ms)]
         return due

@@ -29,7 +29,11 @@ TIMES = (
     "2026-01-31T12:00:00.000Z", "2026-02-28T23:59:59.999Z", "1970-01-01T00:00:00.000Z", "9999-12-30T23:59:59.999Z",
     "2026-01-31T12:00:00Z", "2026-01-31T12:00:00.123456Z", "2026-01-31T13:00:00.000+01:00", "2026-01-31T12:00:60.000Z",
     "2026-02-30T12:00:00.000Z", "2026-01-31T24:00:00.000Z", "2026-01-31T12:60:00.000Z", "1969-12-31T23:59:59.999Z",
-    "9999-12-31T23:59:59.999Z", "2026-01-31 12:00:00.000Z", "2026-01-3\u0661T12:00:00.000Z", "now", "",
+    "9999-12-31T23:59:59.999Z", "2026-01-31T12:00:00.1Z", "2026-01-31T12:00:00.12+00:00", "2026-01-31T12:00:00+00:00",
+    "2026-01-31T12:00:00.Z", "2026-01-31T12:00:00.123-00:00", "2026-01-31T12:00:00.123+00:01", "2000-02-29T12:00:00Z",
+    "2100-02-29T12:00:00Z", "2024-02-29T00:00:00.999999999Z", "2026-04-31T12:00:00Z", "2026-13-01T12:00:00Z",
+    "2026-00-10T12:00:00Z", "2026-01-00T12:00:00Z", "2026-01-31t12:00:00z", "2026-01-31T12:00:0\u0661Z",
+    "2026-01-31 12:00:00.000Z", "2026-01-3\u0661T12:00:00.000Z", "now", "",
 )  # fmt: skip
 NUMBERS = (1, 0, -1, 4095, 1 << 39, 1 << 40, "1.5", "1e3", "no", True, None, [], "MISSING")
 FRACTIONS = (
@@ -76,7 +80,7 @@ def agree(values: list[bytes], meters: tuple[Meter, ...]) -> int:
             )
             for meter, group, amount, member in plan.meters
         ]
-        subject = read.subjects.names[read.subjects.codes[number]]
+        subject = read.subjects.names.text(read.subjects.codes[number]).decode()
         assert (int(read.times_ms[number]), subject) == (expected.time_ms, expected.subject)
         assert found == [tuple(measurement) for measurement in expected.measurements]
     return len(values) - len(read.odd)

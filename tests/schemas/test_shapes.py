@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -16,6 +17,7 @@ from schemas.errors import DataError
 from schemas.events import RawEvent, decode
 from schemas.reader import Measured, Reader
 from schemas.shapes import MOST, Shape, Shapes
+from schemas.texts import Texts
 from schemas.written import Scaled
 from tests.schemas.samples import a_meter, event_bytes
 from tests.schemas.test_plain import ODD, PLAIN, TAKEN
@@ -29,6 +31,11 @@ METERS = (
 )
 
 
+def texts_of(values: Sequence[bytes | None]) -> Texts:
+    """Values of records, one behind the other."""
+    return Texts.of([value or b"" for value in values])
+
+
 def measured(event: RawEvent, reader: Reader) -> Measured | None:
     """None for one that is invalid."""
     try:
@@ -40,13 +47,14 @@ def measured(event: RawEvent, reader: Reader) -> Measured | None:
 def agree(values: Sequence[bytes | None], meters: tuple[Meter, ...] = METERS, shapes: Shapes | None = None) -> set[int]:
     """Whatever has a shape is what exact decoding and reading says of it. The numbers of the records that were left."""
     reader = Reader(Definitions(meters=meters))
-    found, left = (shapes or Shapes()).split(values, None)
+    found, left = (shapes or Shapes()).split(texts_of(values), None)
     seen: dict[int, set[int]] = {}
     for matched in found:
         names = matched.shape.attributes
         for kind, events in matched.told_apart(names["type"]).items():
             texts = [
-                [text.decode() for text in events.texts(names[name])] for name in ("id", "source", "subject", "time")
+                [text.decode() for text in events.texts(names[name]).tolist()]
+                for name in ("id", "source", "subject", "time")
             ]
             plan = reader.plan(kind)
             columns = shaped(plan, events) if plan is not None and readable(plan, matched.shape) else None
@@ -78,7 +86,7 @@ def _row(columns: Columns, row: int) -> Measured:
         (meter, of(slots[group], ()), of(slots[amount]), of(slots[member]))
         for meter, group, amount, member in columns.plan.meters
     ]
-    subject = columns.subjects.names[columns.subjects.codes[row]]
+    subject = columns.subjects.names.text(columns.subjects.codes[row]).decode()
     return (int(columns.times_ms[row]), subject, tuple(measurements))  # type: ignore[return-value]
 
 
@@ -238,7 +246,7 @@ def test_two_records_are_never_read_as_one() -> None:
 
 
 def test_headers_of_binary_mode_are_not_looked_at() -> None:
-    assert Shapes().split([PLAIN, PLAIN], [True, False])[1] == [1]
+    assert Shapes().split(texts_of([PLAIN, PLAIN]), np.array([True, False]))[1] == [1]
 
 
 def test_so_many_shapes_are_remembered_and_those_of_use_stay() -> None:
@@ -263,7 +271,9 @@ def test_quantities_written_as_texts_are_read_together_too() -> None:
     reader = Reader(Definitions(meters=(a_meter(),)))
     plan = reader.plan("api.request")
     assert plan is not None
-    ((matched,), left) = Shapes().split([event_bytes(data={"tokens": text}) for text in ("12.5", "7", "0.25")], None)
+    ((matched,), left) = Shapes().split(
+        texts_of([event_bytes(data={"tokens": text}) for text in ("12.5", "7", "0.25")]), None
+    )
     read = shaped(plan, matched)
     assert readable(plan, matched.shape) and left == [] and read.odd == set()
     assert read.slots[1].units.tolist() == [1250, 700, 25] and read.slots[1].places == 2

@@ -54,7 +54,7 @@ def test_both_judge_every_record_of_drawn_usage_alike(seed: int) -> None:
         for key, held in process.table.dirty.items():  # a record's own tick may have sealed what it has just changed
             last[key][sent.source] = msgspec.convert(msgspec.to_builtins(held.share.contribution()), Contribution)
             members[key] |= held.members
-        process.table.take_dirty()
+        process.table.take_changed()
     aggregations = {meter["slug"]: meter["aggregation"] for meter in drawn["meters"]}
     assert oracle.windows() == {
         key: Expected(

@@ -117,7 +117,7 @@ def test_partials_are_cumulative_and_only_changed_ones_are_sent() -> None:
         process.emit()
     process.emit()
     told = [(item.size, item.start_ms - NOON, item.share.events, item.share.amount) for item in items(made, "total")]
-    assert told == [
+    assert sorted(told[:2]) + sorted(told[2:]) == [
         ("PT1H", 0, 1, Decimal(1)),
         ("PT1M", 0, 1, Decimal(1)),
         ("PT1H", 0, 2, Decimal(3)),
