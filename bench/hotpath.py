@@ -65,7 +65,7 @@ _PARTS: tuple[tuple[Any, str, str], ...] = (
     (Shapes, "split", SHAPES),
     (counting, "shaped", COLUMNS),
     (Counting, "_order", ORDER),
-    (Counting, "_digests", DIGESTS),
+    (counting, "_ids", DIGESTS),
     (KnownIds, "count", IDS),
     (Folding, "columns", FOLD),
     (Metering, "step", REST),

@@ -27,5 +27,5 @@ class Scaled(NamedTuple):
     def written(cls, texts: Texts) -> Scaled | None:
         """Of numbers as JSON writes them, without an exponent; None where one of them is none, too long, or not small."""
         units, places = np.empty((2, len(texts.starts)), np.int64)
-        most = quantities(*texts, SMALL, units, places)
+        most = int(quantities(*texts, SMALL, units, places))
         return None if most < 0 else cls(units, most)

@@ -10,7 +10,7 @@ nothing: record by record comes to the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,17 +18,16 @@ from schemas.columns import Columns, columns, readable, shaped
 from schemas.deadletters import DeadLetter
 from schemas.definitions import Definitions
 from schemas.errors import DataError
-from schemas.events import TICK_TYPE, Malformed, RawEvent, decode, event_id_digest, id_hash, is_binary
+from schemas.events import TICK_TYPE, Malformed, RawEvent, decode, is_binary
+from schemas.ids import Ids, Words, ids_of
 from schemas.partials import NEVER
 from schemas.plain import decode_plain
 from schemas.reader import Measured, Reader
 from schemas.records import PackedRecords, Record
 from schemas.shapes import Matched, Shapes
-from schemas.texts import Texts
 from schemas.times import parse_rfc3339
 from schemas.written import Flags, Integers
 from streams.folding import Folding
-from tables.dedupe import Words, words_of
 from tables.metering import MeteringTable
 
 ROUTED = ("x-opt-partition-key", "meterline-routed")
@@ -39,8 +38,6 @@ SLICE_RECORDS, SLICE_BYTES = 2048, 500_000
 
 Less costs more for each; more leaves the processor's caches, and then what words can sum (`folding.MOST`).
 """
-
-_SOURCES = 1024
 
 
 class _Measured(NamedTuple):
@@ -69,15 +66,19 @@ class _Block(NamedTuple):
 
 @dataclass(slots=True)
 class _Slice:
-    """What a slice of records was found to be. keyless: the numbers of records without a key."""
+    """What a slice of records was found to be. keyless: of each record, whether it has no key; None where all have one."""
 
     records: PackedRecords
-    keyless: set[int]
+    keyless: Flags | None
     blocks: list[_Block] = field(default_factory=list)
     single: list[_Measured] = field(default_factory=list)
     ticks: list[_Tick] = field(default_factory=list)
     letters: list[tuple[int, int, DeadLetter]] = field(default_factory=list)
     decoded: dict[int, list[RawEvent | Malformed]] = field(default_factory=dict)
+
+    def is_keyless(self, number: int) -> bool:
+        """Whether a record has no key."""
+        return self.keyless is not None and bool(self.keyless[number])
 
     def exactly(self, number: int) -> list[RawEvent | Malformed]:
         """The events of a record, one by one."""
@@ -124,7 +125,6 @@ class Counting:
         self._partition = partition
         self._folding = Folding(table, targets)
         self._shapes = Shapes()
-        self._hashes: dict[str, Any] = {}
 
     def count(self, records: PackedRecords) -> list[DeadLetter]:
         """Counts the events of records, which follow one another. Returns the dead letters, in order."""
@@ -135,7 +135,7 @@ class Counting:
             except Exception:
                 self.table.position = self._at_fault(part)
                 raise
-            self.table.position = part.offsets[-1] + 1
+            self.table.position = part.end
         return letters
 
     def _at_fault(self, records: PackedRecords) -> int:
@@ -145,7 +145,7 @@ class Counting:
                 self._read(PackedRecords.of([record]))
             except Exception:
                 return record.offset
-        return records.offsets[0]
+        return int(records.offset_column[0])
 
     def _count(self, records: PackedRecords) -> list[DeadLetter]:
         found = self._read(records)
@@ -164,7 +164,7 @@ class Counting:
         found = _Slice(records, self._keyless(records))
         headers = records.headers
         plain = None if headers is None else np.array([not is_binary(held) for held in headers])
-        matched, left = self._shapes.split(Texts.of([value or b"" for value in records.values]), plain)
+        matched, left = self._shapes.split(records.texts, plain)
         for events in matched:
             left += self._shaped(found, events)
         if left:
@@ -193,7 +193,8 @@ class Counting:
 
     def _decoded(self, found: _Slice, numbers: list[int], plain: Flags | None) -> None:
         """Records that have no shape: together where they are plain, else one by one."""
-        values = [found.records.values[number] for number in numbers]
+        texts, nulls = found.records.texts, found.records.nulls
+        values = [None if nulls[number] else texts.text(number) for number in numbers]
         events, odd = decode_plain(values, None if plain is None else plain[numbers].tolist())
         for at in odd:
             for event in found.exactly(numbers[at]):
@@ -219,8 +220,8 @@ class Counting:
         """So many events are read."""
         ledger = self.table.ledger
         ledger.read += len(records)
-        if found.keyless:
-            ledger.keyless += int(np.isin(records, list(found.keyless)).sum())
+        if found.keyless is not None:
+            ledger.keyless += int(found.keyless[records].sum())
 
     def _block(self, found: _Slice, read: Columns, records: Integers, places: Integers) -> None:
         """Events that were measured together; the odd ones among them are read by themselves."""
@@ -231,7 +232,7 @@ class Counting:
         odd = sorted(read.odd)
         ledger.read -= len(odd)
         for number, place in zip(records[odd].tolist(), places[odd].tolist(), strict=True):
-            ledger.keyless -= number in found.keyless
+            ledger.keyless -= found.is_keyless(number)
             self._single(found, number, found.exactly(number)[place])
         found.blocks.append(_Block(read, records, places))
 
@@ -243,7 +244,7 @@ class Counting:
             self._tick(found, number, event, record)
             return
         ledger.read += 1
-        ledger.keyless += number in found.keyless
+        ledger.keyless += found.is_keyless(number)
         if type(event) is Malformed:
             self._dead(found, number, "malformed", event.reason, event)
             return
@@ -270,16 +271,15 @@ class Counting:
         ledger.ticks += 1
         found.ticks.append(_Tick(number, event.index, time_ms))
 
-    def _keyless(self, records: PackedRecords) -> set[int]:
-        """Records without a key and without what stands for one."""
-        if None not in records.keys:
-            return set()
-        headers = records.headers
-        return {
-            number
-            for number, key in enumerate(records.keys)
-            if key is None and not (headers and any(name in ROUTED for name, _ in headers[number]))
-        }
+    def _keyless(self, records: PackedRecords) -> Flags | None:
+        """Which records have no key, and nothing that stands for one."""
+        if not records.keyless.any():
+            return None
+        keyless = records.keyless.copy()
+        if records.headers is not None:
+            for number in np.flatnonzero(keyless).tolist():
+                keyless[number] = not any(name in ROUTED for name, _ in records.headers[number])
+        return keyless
 
     # -- what becomes of each
 
@@ -318,7 +318,7 @@ class Counting:
             order = np.lexsort((place, record))
             record, place = record[order], place[order]
             kinds, where, times_ms = kinds[order], where[order], times_ms[order]
-        recorded_ms = np.array(found.records.timestamps_ms, np.int64)[record]
+        recorded_ms = found.records.timestamp_column[record]
         is_tick = kinds == _TICK
         future = ~is_tick & (times_ms > recorded_ms + self._stream.future_tolerance_ms)
         raised = np.where(is_tick, times_ms, np.minimum(times_ms, recorded_ms))
@@ -335,45 +335,15 @@ class Counting:
             self._out_of_time(found, judged, at, "future" if future[at] else "too_late")
         chosen = np.flatnonzero(events & ~future & ~too_late)
         if len(chosen):
-            words = self._digests(found, judged, chosen)
-            duplicate = table.ids.count(words, judged.times_ms[chosen], judged.before_ms[chosen])
-            counted = chosen
+            ids = _ids(found, judged, chosen)
+            duplicate = table.ids.count(ids.words, judged.times_ms[chosen], judged.before_ms[chosen])
+            counted, words = chosen, ids.words
             if duplicate.any():
                 ledger.duplicate += int(duplicate.sum())
                 counted, words = chosen[~duplicate], words[:, ~duplicate]
             ledger.counted += len(counted)
             self._fold(found, judged, counted, words)
         table.raise_watermark(judged.after_ms)
-
-    def _digests(self, found: _Slice, judged: _Judged, chosen: Integers) -> Words:
-        """Of each chosen event the 16 bytes that stand for its source and id, as `event_id_digest` has them."""
-        kinds, at = judged.kind[chosen], judged.at[chosen]
-        words = np.empty((2, len(chosen)), np.uint64)
-        for number, block in enumerate(found.blocks):
-            mine = kinds == number
-            sources, ids = block.read.sources, block.read.ids.only(at[mine]).tolist()
-            codes = sources.codes[at[mine]].tolist()
-            begun = [self._begun(source) for source in sources.names]
-            digests = []
-            for code, name in zip(codes, ids, strict=True):
-                digest = begun[code]()
-                digest.update(name)
-                digests.append(digest.digest())
-            words[:, mine] = words_of(digests)
-        mine = kinds == _SINGLE
-        single = [found.single[n].event for n in at[mine].tolist()]
-        words[:, mine] = words_of([event_id_digest(event.source, event.id) for event in single])
-        return words
-
-    def _begun(self, source: str) -> Any:
-        """What gives a hash that a source has gone into."""
-        hashes = self._hashes
-        known = hashes.get(source)
-        if known is None:
-            if len(hashes) >= _SOURCES:
-                hashes.clear()
-            known = hashes[source] = id_hash(source).copy
-        return known
 
     def _out_of_time(self, found: _Slice, judged: _Judged, at: int, reason: str) -> None:
         number = int(judged.record[at])
@@ -407,7 +377,7 @@ class Counting:
 
     def _fold(self, found: _Slice, judged: _Judged, counted: Integers, words: Words) -> None:
         """Folds the counted events. words: of their ids, in the same order."""
-        offsets = np.array(found.records.offsets, np.int64)[judged.record[counted]]
+        offsets = found.records.offset_column[judged.record[counted]]
         at, places, before_ms = judged.at[counted], judged.place[counted], judged.before_ms[counted]
         kind = judged.kind[counted]
         for number, block in enumerate(found.blocks):
@@ -420,6 +390,25 @@ class Counting:
             digest = (int(words[0, n]) << 64) + int(words[1, n])
             measured = found.single[int(at[n])].measured
             self._folding.single(measured, int(offsets[n]), int(places[n]), int(before_ms[n]), digest)
+
+
+def _ids(found: _Slice, judged: _Judged, chosen: Integers) -> Ids:
+    """The ids of chosen events, in their order."""
+    kinds, at = judged.kind[chosen], judged.at[chosen]
+    parts, rows = [], []
+    for number, (read, _, _) in enumerate(found.blocks):
+        mine = np.flatnonzero(kinds == number)
+        if len(mine):
+            there = at[mine]
+            parts.append(ids_of(read.ids.only(there), read.sources.codes[there], read.sources.names))
+            rows.append(mine)
+    mine = np.flatnonzero(kinds == _SINGLE)
+    if len(mine):
+        events = [found.single[n].event for n in at[mine].tolist()]
+        parts.append(Ids.of([(event.source, event.id) for event in events]))
+        rows.append(mine)
+    ids = Ids.joined(parts)
+    return ids if len(parts) == 1 else ids.only(np.argsort(np.concatenate(rows)))
 
 
 def _without(count: int, odd: set[int]) -> Integers:

@@ -13,12 +13,12 @@ import numpy as np
 
 from schemas.columns import Coded, Columns, Subjects
 from schemas.definitions import Meter, Window
+from schemas.ids import Words
 from schemas.reader import Group, Measured
 from schemas.texts import Texts
 from schemas.windows import WindowKey
 from schemas.written import SMALL, Integers, Scaled
 from streams.kernels import bucketed, gathered, partitions, summed, window_keys
-from tables.dedupe import Words
 from tables.keys import still
 from tables.metering import MeteringTable, encode_key
 from tables.shares import KINDS, Sums
