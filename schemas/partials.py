@@ -231,6 +231,15 @@ def pack_rows(source: int, rows: Rows, limit: int = RECORD_MAX) -> Iterator[byte
         yield _encoder.encode(_PartialRows(source, block))
 
 
+def pack_all(source: int, rows: Rows, others: list[Partial], limit: int = RECORD_MAX) -> Iterator[bytes]:
+    """Packed records of rows, then of others; of those that are rows after all, the rows first."""
+    more, objects = Rows.of(others)
+    for some in (rows, more):
+        if len(some.events):
+            yield from pack_rows(source, some, limit)
+    yield from pack(source, objects, limit)
+
+
 def split_members(partial: Partial, limit: int = RECORD_MAX // 2) -> Iterator[Partial]:
     """The partial, its members cut into pieces of at most `limit` bytes: each piece carries the same cumulative share."""
     step = limit // MEMBER_BYTES * MEMBER_BYTES

@@ -11,16 +11,16 @@ from functools import lru_cache
 
 import numpy as np
 
+from schemas.blocks import still
 from schemas.columns import Coded, Columns, Subjects
 from schemas.definitions import Meter, Window
 from schemas.ids import Words
 from schemas.reader import Group, Measured
 from schemas.texts import Texts
-from schemas.windows import WindowKey
+from schemas.windows import WindowKey, encode_key
 from schemas.written import SMALL, Integers, Scaled
 from streams.kernels import bucketed, gathered, partitions, summed, window_keys
-from tables.keys import still
-from tables.metering import MeteringTable, encode_key
+from tables.metering import MeteringTable
 from tables.shares import KINDS, Sums
 
 MOST = 1 << 21

@@ -112,7 +112,7 @@ def window_keys(
     letters: Array, starts: Array, stops: Array, subjects: Array, tails: Array, bounds: Array, tail_of: Array, keys: Array,
     begins: Array, ends: Array,
 ) -> None:  # fmt: skip
-    """The keys of windows, as `tables.metering.encode_key` has them: MessagePack of five, the subject first.
+    """The keys of windows, as `schemas.windows.encode_key` has them: MessagePack of five, the subject first.
 
     letters, starts, stops: the subjects' texts; subjects: of each key which. tails: what stands behind the subject, one
     behind the other, `bounds` where each begins and the last ends; tail_of: of each key which. Written: keys, uint8, which

@@ -20,13 +20,13 @@ from schemas.deadletters import DeadLetter
 from schemas.definitions import Definitions
 from schemas.errors import PartitionStopped
 from schemas.hashing import partition_for
-from schemas.partials import NEVER, Partial, Rows, Watermark
+from schemas.partials import NEVER, Partial, Watermark
 from schemas.records import Batch, Out
-from schemas.windows import WindowKey
+from schemas.windows import WindowKey, decode_key
 from streams.counting import Counting
 from tables.durable import Durable
 from tables.effects import Procedure, Produce
-from tables.metering import MeteringTable, OpenPartial, decode_key
+from tables.metering import MeteringTable, OpenPartial
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +99,26 @@ class Metering:
             for letter in letters
             for value in letter.records()
         ]
-        by_target: list[list[Partial]] = [[] for _ in range(self._targets)]
-        changed = self.table.take_changed()
-        for key, partial in changed.gone:
-            by_target[partition_for(key.subject, self._targets)].append(_leaving(key, partial))
-        for slot in changed.slots.tolist():
-            partial = self.table.at(slot)
-            by_target[self.table.target[slot]].append(_leaving(decode_key(self.table.keys.key(slot)), partial))
-        for target, items in enumerate(by_target):
-            key_bytes = b"%d" % self._partition
-            limit = self.durable.limits.record
-            rows, others = Rows.of(items)
-            packed = [*wire.pack_rows(self._partition, rows, limit), *wire.pack(self._partition, others, limit)]
-            records += [Out(self._topics.partials, target, key_bytes, value) for value in packed]
+        changed, key = self.table.take_changed(), b"%d" % self._partition
+        targets = self.table.target[changed.slots]
+        in_rows = self.table.fit_rows(changed.slots)
+        others: list[list[Partial]] = [[] for _ in range(self._targets)]
+        for name, partial in changed.gone:
+            others[partition_for(name.subject, self._targets)].append(_leaving(name, partial))
+        for slot in changed.slots[~in_rows].tolist():
+            name = decode_key(self.table.keys.key(slot))
+            others[self.table.target[slot]].append(_leaving(name, self.table.at(slot)))
+        told = set()
+        for target, items in enumerate(others):
+            slots = changed.slots[in_rows & (targets == target)]
+            for value in wire.pack_all(self._partition, self.table.rows(slots), items, self.durable.limits.record):
+                records.append(Out(self._topics.partials, target, key, value))
+                told.add(target)
         if records:
             yield Produce(records)
-        marks = [(t, mark) for t, mark in self._watermarks() if everywhere or by_target[t]]
+        marks = [(t, mark) for t, mark in self._watermarks() if everywhere or t in told]
         if marks:
-            yield Produce([Out(self._topics.partials, t, b"%d" % self._partition, wire.encode(m)) for t, m in marks])
+            yield Produce([Out(self._topics.partials, t, key, wire.encode(m)) for t, m in marks])
             for target, mark in marks:
                 self._sent[target] = mark
 

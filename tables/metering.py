@@ -10,10 +10,10 @@ import numpy as np
 
 from schemas.changelog import Entry
 from schemas.hashing import partition_for
-from schemas.partials import MEMBER_BYTES, NEVER, Contribution
+from schemas.partials import MEMBER_BYTES, NEVER, Contribution, Rows
 from schemas.texts import Texts
 from schemas.windows import WindowKey, decode_key, encode_key
-from schemas.written import Integers
+from schemas.written import Flags, Integers
 from tables.aggregates import Share
 from tables.dedupe import ITEM_BYTES, KnownIds
 from tables.dedupe import Share as IdShare
@@ -197,6 +197,21 @@ class MeteringTable:
         held = self._members.get(slot)
         members, fresh = (_NOBODY, _NOBODY) if held is None else (set(held.all), set(held.fresh))
         return OpenPartial(self.shares.share(slot), int(self._seal_ms[slot]), int(self._versions[slot]), members, fresh)
+
+    def fit_rows(self, slots: Integers) -> Flags:
+        """Which partials can travel as rows: those without a place of their amount, without members, in machine words."""
+        fits = self.shares.in_words(slots)
+        if self._members:
+            fits &= ~np.isin(slots, np.fromiter(self._members, np.int64, len(self._members)))
+        return fits
+
+    def rows(self, slots: Integers) -> Rows:
+        """Partials that can travel so, as rows."""
+        shares = self.shares
+        return Rows(
+            self.keys.texts(slots), self._versions[slots], shares.events[slots], shares.digests[:, slots],
+            shares.first[slots], shares.through[slots], *shares.amounts(slots),
+        )  # fmt: skip
 
     def add_member(self, slot: int, member: bytes) -> None:
         """One more thing to be told apart in a window of a unique count."""

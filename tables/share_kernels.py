@@ -16,7 +16,6 @@ ADD, LEAST, MOST, LATEST = 0, 1, 2, 3
 NOTHING, EXACT = -1, -2
 """For places: there is no amount yet; it stands elsewhere, as a Decimal."""
 _FULL = 1 << 62
-_PLACES = 18
 
 
 @kernel
@@ -93,12 +92,3 @@ def amounts_folded(
             held = max(held, unit)
         held_units[slot], held_places[slot] = held, theirs
     return many
-
-
-@kernel
-def shortened(units: Array, places: Array) -> None:
-    """Takes the zeros behind the point away, in place: equal amounts are equal then. units: int64; places: int8."""
-    for row in range(len(units)):
-        while places[row] > 0 and units[row] % 10 == 0:
-            units[row] //= 10
-            places[row] -= 1

@@ -14,19 +14,19 @@ nothing that anyone could tell. Exact: 60 digits with Inexact trapped (design §
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from schemas.blocks import still
 from schemas.numbers import SUM
-from schemas.partials import DIGEST_MOD
+from schemas.partials import scaled
 from schemas.written import Integers
 from tables.aggregates import Place, Share
-from tables.keys import grown, still
-from tables.share_kernels import ADD, EXACT, LATEST, LEAST, MOST, NOTHING, amounts_folded, counted, shortened
+from tables.keys import grown
+from tables.share_kernels import ADD, EXACT, LATEST, LEAST, MOST, NOTHING, amounts_folded, counted
 
 Words = npt.NDArray[np.uint64]
 
@@ -34,8 +34,6 @@ KINDS = {"sum": ADD, "avg": ADD, "min": LEAST, "max": MOST, "latest": LATEST}
 """Aggregations that carry an amount, and what becomes of two."""
 _ROOM = 1024
 _NEVER = (1 << 63) - 1
-_WORD = 1 << 63
-_MOST_PLACES = 18
 
 
 class Sums(NamedTuple):
@@ -145,39 +143,16 @@ class Shares:
         fits: npt.NDArray[np.bool_] = (self.places[slots] != EXACT) & (self._moments[0, slots] < 0)
         return fits
 
-    def short_amounts(self, slots: Integers) -> tuple[Integers, npt.NDArray[np.int8]]:
-        """Units and places of shares that are in words, without a zero behind the point that need not be there."""
-        units, places = self.units[slots], self.places[slots]
-        shortened(units, places)
-        units[places == NOTHING] = 0
-        return units, places
+    def amounts(self, slots: Integers) -> tuple[Integers, npt.NDArray[np.int8]]:
+        """Units and places of shares that are in words; 0 and -1 where there is no amount."""
+        places = self.places[slots]
+        return np.where(places == NOTHING, 0, self.units[slots]), places
 
     def _hold(self, slot: int, amount: Decimal) -> None:
-        word = as_word(amount)
+        word = scaled(amount)
         if word is None:
             self._exact[slot] = amount
             self.places[slot] = EXACT
         else:
             self._exact.pop(slot, None)
             self.units[slot], self.places[slot] = word
-
-
-def as_word(amount: Decimal) -> tuple[int, int] | None:
-    """Units and places of an amount that fits: 63 bits, 18 places. None for one that does not."""
-    short = amount.normalize(SUM)
-    _, digits, exponent = short.as_tuple()
-    assert isinstance(exponent, int), "an amount is finite"
-    if exponent < -_MOST_PLACES or len(digits) + max(exponent, 0) > 19:
-        return None
-    places = max(-exponent, 0)
-    units = int(short.scaleb(places, SUM))
-    return (units, places) if -_WORD < units < _WORD else None
-
-
-def digest_words(digests: Sequence[int]) -> Words:
-    """(2, n), of numbers of 128 bits."""
-    mask = (1 << 64) - 1
-    return np.array([[digest >> 64 for digest in digests], [digest & mask for digest in digests]], np.uint64)
-
-
-assert DIGEST_MOD == 1 << 128, "a digest is two machine words"
