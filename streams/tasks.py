@@ -29,6 +29,12 @@ from tables.effects import Effect, Procedure, Produce
 log = logging.getLogger("meterline.tasks")
 T = TypeVar("T")
 
+AHEAD = 2
+"""Batches of a partition that wait to be folded before no more is wanted. Each is one fetch, of a few megabytes at most."""
+
+ON_THEIR_WAY = 4
+"""Batches for which there is room besides: those that were wanted before and come later."""
+
 TELL_S = 3.0
 """How often the log says how far a recovery is, seconds."""
 
@@ -90,7 +96,7 @@ class PartitionTask(ABC):
         self._pace = pace
         self._gone = gone
         self._restoring = restoring
-        self._inbox: asyncio.Queue[Batch] = asyncio.Queue(maxsize=2)
+        self._inbox: asyncio.Queue[Batch] = asyncio.Queue(maxsize=AHEAD + ON_THEIR_WAY)
         self._working = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
         self._handing_over = self._closed = self._broken = False
@@ -98,6 +104,11 @@ class PartitionTask(ABC):
         self._next_snapshot_s = 0.0
         self._fed_s = 0.0
         self._told_at_s = 0.0
+
+    @property
+    def takes(self) -> bool:
+        """Whether a batch should come now: not while it restores, nor where enough wait. May be asked in any thread."""
+        return self.state != "restoring" and self._inbox.qsize() < AHEAD
 
     async def offer(self, batch: Batch) -> None:
         """Takes a batch, or waits until there is room: this is the back-pressure. A stopped partition takes nothing."""

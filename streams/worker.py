@@ -177,12 +177,12 @@ class Worker:
         return handed_over
 
     def takes(self, topic: str, partition: int) -> bool:
-        """Whether a batch of this partition should come now: not while it restores, for others would wait behind it.
+        """Whether a batch of this partition should come now: not where others would wait behind it.
 
         Where its task is not known yet the batch may come: it brings the assignment (`streams/agents.py`).
         """
         task = self._task(topic, partition)
-        return task is None or task.state != "restoring"
+        return task is None or task.takes
 
     async def offer(self, topic: str, partition: int, batch: Batch) -> None:
         """A batch came. One for a partition that is not owned now is dropped: whoever owns it reads it again."""

@@ -20,6 +20,7 @@ is judged by its offsets: the first that does not begin where the state ends is 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -37,8 +38,8 @@ from transport.membership import Membership, Owners, directory_assignor
 
 T = TypeVar("T")
 
-NOT_TAKEN_S = 0.1
-"""How often it is asked again whether a partition is wanted, where none is."""
+NOT_TAKEN_S = 0.02
+"""How often it is asked again whether a partition is wanted that was not."""
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -163,12 +164,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         if self.ending:
             await asyncio.sleep(timeout or 1.0)
             return {}
-        taken = {tp for tp in active_partitions if self.takes(tp.topic, tp.partition)}
-        if not taken:  # aiokafka takes none for all
-            with consumer._subscription.fetch_context():  # or it leaves the group for not being polled
-                await asyncio.sleep(NOT_TAKEN_S)
-            return {}
-        fetched = await fetch_packed(consumer, taken, timeout or 0.0)
+        fetched = await self._fetch_taken(consumer, active_partitions, time.monotonic() + (timeout or 0.0))
         epoch = self.epoch
         starts: dict[TopicPartition, tuple[int, int | None]] = {}
         for tp, records in fetched.items():  # all of them before the first await: a rebalance may come in between
@@ -183,6 +179,23 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 start = expected if begin <= expected else first
             batches[tp] = [_one_message(tp, start, fetched[tp])]
         return batches if self.epoch == epoch else {}
+
+    async def _fetch_taken(
+        self, consumer: AIOKafkaConsumer, active: set[TP], deadline_s: float
+    ) -> dict[TopicPartition, PackedRecords]:
+        """What fetches brought of the partitions that are wanted; one that was not is asked for again and again."""
+        while True:
+            left_s = max(0.0, deadline_s - time.monotonic())
+            taken = {tp for tp in active if self.takes(tp.topic, tp.partition)}
+            wait_s = left_s if len(taken) == len(active) else min(left_s, NOT_TAKEN_S)
+            if taken:
+                fetched = await fetch_packed(consumer, taken, wait_s)
+            else:  # aiokafka takes none for all
+                fetched = {}
+                with consumer._subscription.fetch_context():  # or it leaves the group for not being polled
+                    await asyncio.sleep(wait_s or NOT_TAKEN_S)
+            if fetched or wait_s == left_s or not self.consumer.flow_active:
+                return fetched
 
 
 def _one_message(tp: TopicPartition, start: int, records: PackedRecords) -> ConsumerRecord:

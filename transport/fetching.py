@@ -12,26 +12,40 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
+import google_crc32c
 import numpy as np
-from aiokafka import TopicPartition
+from aiokafka import TopicPartition, conn
 from aiokafka.consumer.fetcher import READ_UNCOMMITTED, FetchResult, PartitionRecords
 from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
 from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.record.util import calc_crc32c, decode_varint
+from aiokafka.record.util import decode_varint
 
 from schemas.records import Headers, PackedRecords
 from schemas.texts import Places, Texts
 from transport import kernels
 
+conn.READER_LIMIT = 4 << 20
+"""aiokafka's own, 64 KiB, has asyncio take the socket off its selector and put it back hundreds of times a fetch."""
+
+HELD_WAIT_MS = 50
+"""How long a broker may sit on a fetch that leaves out a partition whose last one is not read yet.
+
+A broker answers one request of a connection after the other: once that partition is read, its next fetch would wait behind.
+"""
+
 
 class Keeping:
-    """aiokafka's client for a fetcher, which keeps the bytes of the last fetch of each partition until they are taken."""
+    """A fetcher's client, which keeps the bytes of the last fetch of each partition until they are taken.
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    So that partitions do not wait for each other, a fetch of only some of a broker's partitions waits there but shortly.
+    """
+
+    def __init__(self, fetcher: Any) -> None:
+        self._client = fetcher._client
+        self._fetcher = fetcher
         self._kept: dict[TopicPartition, tuple[int, bytes]] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -39,17 +53,24 @@ class Keeping:
 
     async def send(self, node_id: int, request: Any) -> Any:
         """As the client's."""
+        if not isinstance(request, FetchRequest):
+            return await self._client.send(node_id, request)
+        asked = {TopicPartition(t, p): offset for t, partitions in request.topics for p, offset, _ in partitions}
+        if self._some_held(node_id, asked):
+            request._max_wait_ms = min(request._max_wait_ms, HELD_WAIT_MS)
         response = await self._client.send(node_id, request)
-        if isinstance(request, FetchRequest):
-            asked = {TopicPartition(t, p): offset for t, partitions in request.topics for p, offset, _ in partitions}
-            for topic, partitions in response.topics:
-                for partition, _, _, *more in partitions:
-                    tp = TopicPartition(topic, partition)
-                    if more[-1]:
-                        self._kept[tp] = asked.get(tp, -1), more[-1]
-                    else:
-                        self._kept.pop(tp, None)
+        for topic, partitions in response.topics:
+            for partition, _, _, *more in partitions:
+                tp = TopicPartition(topic, partition)
+                if more[-1]:
+                    self._kept[tp] = asked.get(tp, -1), more[-1]
+                else:
+                    self._kept.pop(tp, None)
         return response
+
+    def _some_held(self, node_id: int, asked: Collection[TopicPartition]) -> bool:
+        assigned = self._fetcher._subscriptions.assigned_partitions()
+        return any(tp not in asked and self._fetcher._select_read_replica(tp) == node_id for tp in assigned)
 
     def take(self, tp: TopicPartition, position: int) -> bytes | None:
         """What the last fetch of a partition brought, if it asked for this position; once."""
@@ -64,7 +85,8 @@ async def fetch_packed(consumer: Any, partitions: set[Any], timeout_s: float) ->
     """
     fetcher = consumer._fetcher
     if not isinstance(fetcher._client, Keeping):
-        fetcher._client = Keeping(fetcher._client)
+        fetcher._client = Keeping(fetcher)
+        fetcher._prefetch_backoff = 0.0  # a partition that is not read yet does not keep the others from being fetched
     if consumer._closed or fetcher._closed:
         raise ConsumerStoppedError()
     deadline_s = time.monotonic() + timeout_s
@@ -136,10 +158,9 @@ def split(raw: bytes, position: int, *, check: bool) -> tuple[PackedRecords, int
 
 def _sound(raw: bytes, batches: Places) -> bool:
     """Whether every checksum is right."""
-    view = memoryview(raw)
     return all(
-        calc_crc32c(view[begin + kernels.CHECKED_AT : end])
-        == int.from_bytes(view[begin + kernels.CHECKSUM_AT : begin + kernels.CHECKED_AT])
+        google_crc32c.value(raw[begin + kernels.CHECKED_AT : end])
+        == int.from_bytes(raw[begin + kernels.CHECKSUM_AT : begin + kernels.CHECKED_AT])
         for begin, end in batches[:, : kernels.END + 1].tolist()
     )
 

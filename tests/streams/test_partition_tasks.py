@@ -222,9 +222,27 @@ async def test_a_full_inbox_holds_the_fetch_back_and_closing_lets_it_go(world: W
 
     fetch = asyncio.create_task(offer())
     await asyncio.sleep(0.05)
-    assert 0 < offered < 5, "memory is bounded whatever the backlog"
+    assert 0 < offered <= tasks.AHEAD + tasks.ON_THEIR_WAY + 1, "memory is bounded whatever the backlog"
     await owner.task.close()
     await asyncio.wait_for(fetch, 5)
+
+
+async def test_nothing_more_is_wanted_while_enough_waits_so_that_nobody_has_to_wait_to_offer(world: World) -> None:
+    owner = Owner(world)
+    owner.task.start()
+    assert not owner.task.takes, "it restores"
+    await until(lambda: owner.task.state == "running")
+    stuck = asyncio.Event()
+    owner.performer.gate = lambda effect: stuck
+    for _ in range(tasks.AHEAD):
+        assert owner.task.takes
+        await owner.task.offer(owner.batch(0, 5))
+    assert not owner.task.takes
+    for _ in range(tasks.ON_THEIR_WAY):
+        await asyncio.wait_for(owner.task.offer(owner.batch(0, 5)), 5)
+    stuck.set()
+    await until(lambda: owner.task.takes)
+    await owner.task.close()
 
 
 async def test_handing_over_leaves_the_next_owner_nothing_to_do_again(world: World) -> None:

@@ -153,3 +153,21 @@ async def test_a_partition_that_is_not_wanted_yet_stays_in_the_buffer_and_holds_
     assert consumer.polled == 1, "or the coordinator takes this member for dead"
     thread.takes = lambda topic, partition: True
     assert (await batches(thread, consumer))[TP][:2] == (0, 1)
+
+
+async def test_a_partition_that_is_wanted_again_does_not_wait_for_the_others(
+    thread: ConsumerThread, fetched: dict[TopicPartition, list[Any]]
+) -> None:
+    """Its next batch is there already, while nothing comes of the partition that the fetch waits for."""
+    consumer = Consumer({TP: 0, OTHER: 0})
+    fetched[TP] = [record(0)]
+    asked = 0
+
+    def takes(_topic: str, partition: int) -> bool:
+        nonlocal asked
+        asked += partition == TP.partition
+        return partition == OTHER.partition or asked > 3
+
+    thread.takes = takes
+    found = await thread._fetch_records(consumer, {TP, OTHER}, timeout=3600.0)
+    assert set(found) == {TP}

@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.records import PackedRecords, Record
-from transport.fetching import Keeping, split, unpacked
+from transport.fetching import HELD_WAIT_MS, Keeping, split, unpacked
 
-TP = TopicPartition("usage", 0)
+TP, OTHER, ELSEWHERE = (TopicPartition("usage", partition) for partition in range(3))
 Row = tuple[int, bytes | None, bytes | None, list[Any]]
 ATTRIBUTES, MAX_TIMESTAMP, LAST_DELTA, COUNT = 21, 35, 23, 57
 GZIP = 1
@@ -201,25 +201,54 @@ def test_columns_and_lists_say_the_same() -> None:
     assert part.values == [None, b""] and part.offsets == [4, 5]
 
 
-class Client:
-    """Answers fetches as told."""
+class Fetcher:
+    """As much of aiokafka's as is asked: two partitions of broker 1, one of broker 2; answers as told."""
+
+    leaders = {TP: 1, OTHER: 1, ELSEWHERE: 2}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.answers: list[Any] = []
+        self.waits_ms: list[int] = []
+        self._client = self._subscriptions = self
+
+    def assigned_partitions(self) -> set[TopicPartition]:
+        return set(self.leaders)
+
+    def _select_read_replica(self, tp: TopicPartition) -> int:
+        return self.leaders[tp]
 
     async def send(self, node_id: int, request: Any) -> Any:
+        self.waits_ms.append(request._max_wait_ms)
         return self.answers.pop(0)
 
 
+def asking(*partitions: int) -> FetchRequest:
+    return FetchRequest(1500, 1, 1 << 20, READ_UNCOMMITTED, [("usage", [(p, 7, 1000) for p in partitions])], rack_id="")
+
+
+def bringing(held: bytes) -> Any:
+    return SimpleNamespace(topics=[("usage", [(0, 0, 99, 99, [], held)])])
+
+
 async def test_the_bytes_of_the_last_fetch_of_a_partition_are_kept_until_they_are_taken() -> None:
-    client = Client()
-    keeping = Keeping(client)
-    request = FetchRequest(500, 1, 1 << 20, READ_UNCOMMITTED, [("usage", [(0, 7, 1000)])], rack_id="")
-    client.answers = [SimpleNamespace(topics=[("usage", [(0, 0, 99, 99, [], held)])]) for held in (b"a", b"b", b"")]
-    await keeping.send(1, request)
+    fetcher = Fetcher()
+    keeping = Keeping(fetcher)
+    fetcher.answers = [bringing(b"a"), bringing(b"b"), bringing(b"")]
+    await keeping.send(1, asking(0))
     assert keeping.take(TP, 7) == b"a"
     assert keeping.take(TP, 7) is None, "taken once"
-    await keeping.send(1, request)
+    await keeping.send(1, asking(0))
     assert keeping.take(TP, 8) is None, "not what was asked for there"
-    await keeping.send(1, request)
+    await keeping.send(1, asking(0))
     assert keeping.take(TP, 7) is None
+
+
+async def test_a_fetch_that_leaves_a_partition_out_does_not_keep_its_broker_from_answering_the_next() -> None:
+    """A broker answers one request of a connection after the other, and Faust lets it wait for 1.5 s."""
+    fetcher = Fetcher()
+    keeping = Keeping(fetcher)
+    fetcher.answers = [bringing(b"")] * 3
+    await keeping.send(1, asking(0, 1))
+    await keeping.send(1, asking(1))
+    await keeping.send(2, asking(2))
+    assert fetcher.waits_ms == [1500, HELD_WAIT_MS, 1500]
