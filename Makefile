@@ -68,10 +68,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[local]"
+	@$(BIN)/python -m streams.warming
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml client/pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[local,test]" -e "./client[amqp,examples]"
+	@$(BIN)/python -m streams.warming
 	@touch $@ $(VENV)/.installed
 
 clean:

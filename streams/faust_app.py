@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 
@@ -19,11 +20,14 @@ from streams.agents import consumer_thread, install
 from streams.clock import SystemClock
 from streams.restoring import RestoringUncollected
 from streams.start_over import StartOver
+from streams.warming import warm
 from streams.watchdog import longest_join_s, watch
 from streams.worker import Worker
 from transport.broker import Broker
 from transport.client import bootstrap_servers, faust_credentials
 from transport.membership import Owners
+
+log = logging.getLogger("meterline.app")
 
 
 class MeterlineApp(faust.App):  # type: ignore[misc]
@@ -49,6 +53,8 @@ class MeterlineApp(faust.App):  # type: ignore[misc]
     async def on_start(self) -> None:
         """Connects and checks the topics; a worker that cannot be right says so and ends with exit code 2."""
         await super().on_start()
+        took_s = await asyncio.to_thread(warm)
+        log.info("kernels are ready (%.1f s)", took_s)
         try:
             await self.worker.start()
         except ConfigurationError as error:

@@ -155,7 +155,7 @@ class _Buckets:
         self.subjects, self.starts_ms = subject[:found], start_ms[:found]
         events, first_offsets, last_offsets = np.empty((3, found), np.int64)
         self.sums = Sums(events, np.empty((2, found), np.uint64), first_offsets, last_offsets)
-        summed(self.bucket, words, offsets, *self.sums)
+        summed(self.bucket, still(words, np.uint64), still(offsets, np.int64), *self.sums)
         # Most batches are of one window, or of a few: what stands behind the subject in a key is made once.
         self._tails: list[tuple[Group, int]]
         first, first_ms = int(group[0]), int(start_ms[0])
