@@ -103,7 +103,9 @@ def _usage(first: int, ahead_ms: int) -> PackedRecords:
     """Records as a fetch brings them, from an offset on, so long after the first."""
     numbers = range(_SINGLE)
     singles = [_event(f"{first}.{number % (_SINGLE - 2)}z", number, ahead_ms) for number in numbers]
-    envelope = b"[" + b",".join(_event(f"lane-{number}", number, ahead_ms) for number in range(first, first + _PACKED)) + b"]"
+    envelope = (
+        b"[" + b",".join(_event(f"lane-{number}", number, ahead_ms) for number in range(first, first + _PACKED)) + b"]"
+    )
     odd = _event("odd", 1, ahead_ms).replace(b"warming", b"warm\\u0069ng")
     values = [*singles, envelope, odd, tick(_AT_MS + ahead_ms, "warming", str(first))]
     builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, 0, 1 << 20)

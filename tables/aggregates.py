@@ -1,4 +1,4 @@
-"""The seven aggregations: fold one quantity into a share, join the shares of all source partitions into a value.
+"""The seven aggregations: what a share carries (`tables/shares.py` folds it), and what the shares of all sources join into.
 
 ======== ===================== =============================== =======================================
           carried (`amount`)    fold                            join
@@ -28,7 +28,7 @@ Place = tuple[int, int, int]
 
 
 class Share(msgspec.Struct, gc=False):
-    """One source partition's cumulative share of one window, as METERING folds it. Fields as in `Contribution`.
+    """One source partition's cumulative share of one window, as METERING has it. Fields as in `Contribution`.
 
     through: -1 until something is folded in.
     """
@@ -39,58 +39,6 @@ class Share(msgspec.Struct, gc=False):
     through: int = -1
     amount: Decimal | None = None
     at: Place | None = None
-
-    def fold(
-        self,
-        aggregation: str,
-        quantity: Decimal | None,
-        event_digest: int,
-        place: Place,
-    ) -> None:
-        """Folds one counted event in. event_digest: the 128 bits of its id."""
-        self.events += 1
-        self.digest = (self.digest + event_digest) % DIGEST_MOD
-        self.through = max(self.through, place[1])
-        if quantity is None:
-            return
-        held = self.amount
-        if aggregation == "latest":
-            if self.at is None or place > self.at:
-                self.at, self.amount = place, quantity
-        elif held is None:
-            self.amount = quantity
-        elif aggregation == "min":
-            self.amount = min(held, quantity)
-        elif aggregation == "max":
-            self.amount = max(held, quantity)
-        else:
-            self.amount = SUM.add(held, quantity)
-
-    def fold_many(
-        self, aggregation: str, events: int, digests: int, through: int, amount: Decimal | None, at: Place | None = None
-    ) -> None:
-        """Folds several counted events in. digests: the sum of their ids'. through: the offset of the last of them.
-
-        amount: what they come to by the aggregation; None for count. at: for `latest`, the place of that amount.
-        """
-        self.events += events
-        self.digest = (self.digest + digests) % DIGEST_MOD
-        if through > self.through:
-            self.through = through
-        if amount is None:
-            return
-        held = self.amount
-        if at is not None:
-            if self.at is None or at > self.at:
-                self.at, self.amount = at, amount
-        elif held is None:
-            self.amount = amount
-        elif aggregation == "min":
-            self.amount = min(held, amount)
-        elif aggregation == "max":
-            self.amount = max(held, amount)
-        else:
-            self.amount = SUM.add(held, amount)
 
     def contribution(self) -> Contribution:
         """As it crosses a wire. Equal amounts have equal bytes there, however they were written and folded."""

@@ -7,13 +7,17 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schemas.numbers import format_quantity, quantity
+from schemas.numbers import SUM, format_quantity, quantity
 from schemas.partials import Contribution
+from schemas.written import SMALL
 from tables.aggregates import Share, events_and_digest, value
+from tables.shares import Shares, Sums
 from tests.streams.stage import AGGREGATIONS
 
 PLAIN = [name for name in AGGREGATIONS if name != "unique_count"]
@@ -35,15 +39,36 @@ events = st.lists(
 )
 
 
-def shares_of(aggregation: str, counted: list[Counted]) -> dict[int, Contribution]:
+def fold(shares: Shares, slot: int, aggregation: str, counted: list[tuple[int, Counted]]) -> None:
+    """Folds numbered events: as one batch of machine words where they fit, else one by one."""
+    slots = np.full(len(counted), slot)
+    offsets = np.array([number // 2 for number, _ in counted])
+    digests = [int.from_bytes(hashlib.blake2b(b"%d" % n, digest_size=16).digest(), "big") for n, _ in counted]
+    words = np.array([[d >> 64 for d in digests], [d & (1 << 64) - 1 for d in digests]], np.uint64)
+    shares.count(slots, Sums(np.ones(len(counted), np.int64), words, offsets, offsets))
+    if aggregation == "count":
+        return
+    moments = np.array([(event.time_ms, number // 2, number % 2) for number, event in counted]).T
+    places = max(max(0, -int(event.amount.as_tuple().exponent)) for _, event in counted)
+    units = [int(event.amount.scaleb(places, SUM)) for _, event in counted]
+    if max(map(abs, units)) < SMALL:
+        shares.fold(aggregation, slots, np.array(units), places, moments if aggregation == "latest" else None)
+        return
+    for number, event in counted:
+        shares.fold_exactly(aggregation, slot, event.amount, (event.time_ms, number // 2, number % 2))
+
+
+def shares_of(aggregation: str, counted: list[Counted], batches: int = 3) -> dict[int, Contribution]:
     """Folded per source, in the order of the log: offsets are places in the list, two events to a record."""
-    shares: dict[int, Share] = {}
-    for number, event in enumerate(counted):
-        share = shares.setdefault(event.source, Share(number // 2))
-        digest = int.from_bytes(hashlib.blake2b(b"%d" % number, digest_size=16).digest(), "big")
-        amount = None if aggregation == "count" else event.amount
-        share.fold(aggregation, amount, digest, (event.time_ms, number // 2, number % 2))
-    return {source: share.contribution() for source, share in shares.items()}
+    shares = Shares()
+    shares.clear(np.arange(8), 8)
+    for at in range(0, len(counted), batches):
+        by_source: dict[int, list[tuple[int, Counted]]] = {}
+        for number, event in enumerate(counted[at : at + batches], start=at):
+            by_source.setdefault(event.source, []).append((number, event))
+        for source, some in by_source.items():
+            fold(shares, source, aggregation, some)
+    return {source: shares.share(source).contribution() for source in {event.source for event in counted}}
 
 
 def directly(aggregation: str, counted: list[Counted]) -> Decimal | Fraction:
@@ -88,12 +113,37 @@ def test_a_share_is_the_same_after_a_checkpoint(aggregation: str, counted: list[
     """Each event folded into a share that was written and read again."""
     kept: dict[int, Contribution] = {}
     for number, event in enumerate(counted):
-        share = Share.of(kept[event.source]) if event.source in kept else Share(number // 2)
-        digest = int.from_bytes(hashlib.blake2b(b"%d" % number, digest_size=16).digest(), "big")
-        amount = None if aggregation == "count" else event.amount
-        share.fold(aggregation, amount, digest, (event.time_ms, number // 2, number % 2))
-        kept[event.source] = share.contribution()
+        shares = Shares()
+        shares.clear(np.zeros(1, np.int64), 1)
+        if event.source in kept:
+            shares.put(0, Share.of(kept[event.source]))
+        fold(shares, 0, aggregation, [(number, event)])
+        kept[event.source] = shares.share(0).contribution()
     assert kept == shares_of(aggregation, counted)
+
+
+@pytest.mark.parametrize("aggregation", PLAIN)
+@settings(max_examples=60, deadline=None)
+@given(counted=events, batches=st.integers(1, 12))
+def test_a_share_is_the_same_whatever_was_folded_together(
+    aggregation: str, counted: list[Counted], batches: int
+) -> None:
+    """Word by word or as decimals: what leaves is the same, and has the same bytes."""
+    assert shares_of(aggregation, counted, batches) == shares_of(aggregation, counted, 1)
+    written = [msgspec.msgpack.encode(share) for share in shares_of(aggregation, counted, batches).values()]
+    assert written == [msgspec.msgpack.encode(share) for share in shares_of(aggregation, counted, 1).values()]
+
+
+def test_a_slot_that_is_taken_anew_has_nothing_of_its_former_window() -> None:
+    shares = Shares()
+    for amount in (Decimal(10) ** 19 + Decimal("0.1"), Decimal(7)):
+        shares.clear(np.zeros(1, np.int64), 1)
+        for aggregation in ("sum", "latest"):
+            shares.clear(np.zeros(1, np.int64), 1)
+            fold(shares, 0, aggregation, [(4, Counted(0, 1, amount))])
+            assert shares.share(0) == Share(
+                2, 1, shares.share(0).digest, 2, amount, (1, 2, 0) if aggregation == "latest" else None
+            )
 
 
 def test_a_unique_count_is_the_size_of_the_united_set() -> None:
@@ -131,9 +181,8 @@ def test_events_and_digests_add_up_over_any_split(counted: list[Counted], salt: 
 def test_a_digest_tells_which_events_were_counted_and_how_often() -> None:
     counted = [Counted(0, 0, Decimal(1))] * 3
     assert events_and_digest(shares_of("count", counted))[1] != events_and_digest(shares_of("count", counted[:2]))[1]
-    twice = Share(0)
-    for _ in range(2):
-        twice.fold("count", None, 7, (0, 0, 0))
-    assert twice.digest == 14, "added, not XORed: a pair does not vanish"
-    twice.fold("count", None, (1 << 128) - 1, (0, 0, 0))
-    assert twice.digest == 13
+    shares, one = Shares(), np.ones(1, np.int64)
+    shares.clear(one, 2)
+    for high, low in ((1, (1 << 64) - 1), (0, 1), ((1 << 64) - 1, 0)):
+        shares.count(one, Sums(one, np.array([[high], [low]], np.uint64), one, one))
+    assert shares.share(1).digest == 1 << 64, "added with a carry, modulo 2^128, not XORed: a pair does not vanish"
