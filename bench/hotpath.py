@@ -142,7 +142,8 @@ def fetches(keys: int, events: int, *, envelopes: bool) -> list[Fetch]:
     """The field's input as fetches, the partitions taking turns."""
     begin_ms = inputs.hour_before(int(time.time() * 1000))
     draws = inputs.zipf(keys, events, begin_ms, _SEED, live=keys > 1_000)
-    given = inputs.make("", inputs.tenants(keys), draws, _SEED, envelopes=envelopes)
+    named = inputs.Keys(inputs.tenants(keys), by_subject=envelopes)
+    given = inputs.make("", named, draws, _SEED, envelopes=envelopes)
     lanes: list[list[Fetch]] = [[] for _ in range(PARTITIONS)]
     ends = [0] * PARTITIONS
     for batch in (batch for block in given.blocks for batch in block.batches):

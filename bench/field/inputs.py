@@ -21,10 +21,11 @@ from typing import NamedTuple
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from bench.field.job import CLOSER, DISORDER_MS, PARTITIONS, PROBE, TYPES, WINDOW_MS
-from schemas.hashing import partition_for
+from schemas.hashing import murmur2
 
 BLOCK_EVENTS = 5_000
 BATCH_RECORDS = 1_000
+BATCH_ENVELOPES = 4
 ENVELOPE_EVENTS = 250
 RETRY_EVERY = 1_000
 """One record in so many is sent twice, as a producer does that saw no acknowledgement; of envelopes one in a quarter of it."""
@@ -55,6 +56,35 @@ class Batch(NamedTuple):
     probe: int = 0
 
 
+class Key(NamedTuple):
+    """What is the same in all events of one key. record_key, partition: of its records. head: what follows the id."""
+
+    record_key: bytes
+    partition: int
+    head: bytes
+
+
+class Keys:
+    """The keys of inputs, by number. Made once for all inputs of the same names: hashing a million takes its time.
+
+    by_subject: records are keyed by the subject alone, as our client does, instead of by `subject/type`.
+    """
+
+    def __init__(self, names: Sequence[str], *, by_subject: bool = False) -> None:
+        self.names = names
+        self._by_subject = by_subject
+        self._known: dict[int, Key] = {}
+
+    def __getitem__(self, number: int) -> Key:
+        known = self._known.get(number)
+        if known is None:
+            name = self.names[number]
+            subject, _, kind = name.rpartition("/")
+            record_key = subject if self._by_subject else name
+            known = self._known[number] = Key(record_key.encode(), partition_of(record_key), _event_head(subject, kind))
+        return known
+
+
 @dataclass(slots=True)
 class Block:
     """A stretch of an input. keys, starts, quarters: of each event, once; retried: the keys and so on of those sent again."""
@@ -82,6 +112,7 @@ class Input:
     """A whole input. names: the keys by number. end_ms: no event of it is at or after this; hours end there.
 
     opening: so many blocks come before anything is measured; after them every key is live, where that is what is asked.
+    closes: its windows are few enough to be closed and told one by one, not only to be added up.
     """
 
     title: str
@@ -89,6 +120,7 @@ class Input:
     blocks: list[Block]
     end_ms: int
     opening: int = 1
+    closes: bool = True
 
     @property
     def events(self) -> int:
@@ -114,8 +146,23 @@ def zipf(keys: int, events: int, begin_ms: int, seed: int, *, live: bool = False
 
     live: before them one event of every key, in random order.
     """
+    return _drawn([rank**-ZIPF for rank in range(1, keys + 1)], events, begin_ms, seed, live=live)
+
+
+def uniform(keys: int, events: int, begin_ms: int, seed: int) -> Iterator[Draw]:
+    """The same with every key as often as any other; before them one event of every key."""
+    return _drawn([1.0] * keys, events, begin_ms, seed, live=True)
+
+
+def new_keys(events: int, begin_ms: int, seed: int) -> Iterator[Draw]:
+    """Every event is the only one of its key."""
+    return _drawn([1.0] * events, 0, begin_ms, seed, live=True)
+
+
+def _drawn(shares: Sequence[float], events: int, begin_ms: int, seed: int, *, live: bool) -> Iterator[Draw]:
     chance = random.Random(seed)
-    weights = list(accumulate(rank**-ZIPF for rank in range(1, keys + 1)))
+    keys = len(shares)
+    weights = list(accumulate(shares))
     span_ms = WINDOW_MS - 2 * DISORDER_MS
     opening = chance.sample(range(keys), keys) if live else []
     total = len(opening) + events
@@ -157,78 +204,87 @@ def trace(directory: Path, times: int, begin_ms: int) -> tuple[list[str], Iterat
 
 def make(
     title: str,
-    names: Sequence[str],
+    keys: Keys,
     draws: Iterator[Draw],
     seed: int,
     *,
     envelopes: bool = False,
-    batch_records: int = BATCH_RECORDS,
+    batch_records: int | None = None,
     probes: bool = False,
+    opening: int = 0,
+    closes: bool = True,
 ) -> Input:
-    """Writes the events into batches, in order of time within each partition.
+    """Writes the events into batches, in the order in which they are drawn within each partition.
 
     envelopes: JSON arrays of events with ids `run-lane-counter`, as `meterline-client` sends them, instead of single
-    events with UUIDs. probes: the last event of each batch is one of its partition's probe.
+    events with UUIDs. probes: the last event of each batch is one of its partition's probe. opening: so many events are in
+    blocks of their own, which come before anything is measured.
     """
     writer = _Envelopes(seed) if envelopes else _Singles(seed)
     blocks: list[Block] = []
-    waiting: list[list[tuple[bytes, bytes, int]]] = [[] for _ in range(PARTITIONS)]
-    known: dict[int, tuple[int, bytes, bytes]] = {}
+    lanes: list[list[tuple[Key, bytes, Draw]]] = [[] for _ in range(PARTITIONS)]
     amounts = [f"{n / 4:g}".encode() for n in range(4_001)]
     seconds: dict[int, bytes] = {}
-    block, end_ms = Block(), 0
-    size = batch_records * (ENVELOPE_EVENTS if envelopes else 1)
-    size = min(size, BLOCK_EVENTS)
+    size = batch_records or (BATCH_ENVELOPES if envelopes else BATCH_RECORDS)
+    size = size * (ENVELOPE_EVENTS if envelopes else 1) - (1 if probes else 0)
     probed = [0] * PARTITIONS
-    probe_names = [subject_for(PROBE, partition) for partition in range(PARTITIONS)]
+    probe_keys = [_key_of(PROBE, partition) for partition in range(PARTITIONS)]
+    block, end_ms, last_ms, opened = Block(), 0, 0, 1
 
     def cut(partition: int) -> None:
-        found = waiting[partition]
-        waiting[partition] = []
+        """What waits for the partition becomes a batch of this block."""
+        found = lanes[partition]
+        lanes[partition] = []
+        texts = []
+        for key, text, draw in found:
+            texts.append((key, text, len(block.keys)))
+            block.keys.append(draw.key)
+            block.quarters.append(draw.quarters)
+            block.starts.append(draw.time_ms - draw.time_ms % WINDOW_MS)
         if probes:
-            text = _event_head(probe_names[partition], TYPES[0]) + _clock(last_ms, seconds) + b'"tokens":1}}'
-            found.append((f"{probe_names[partition]}/{TYPES[0]}".encode(), text, -1))
+            key = probe_keys[partition]
+            texts.append((key, key.head + _clock(last_ms, seconds) + b'"tokens":1}}', -1))
             probed[partition] += 1
-        block.batches.extend(writer.batches(partition, found, block.retried, probed[partition]))
+        block.batches.extend(writer.batches(partition, texts, block.retried, probed[partition]))
 
-    last_ms = 0
-    for key, quarters, time_ms in draws:
-        last_ms = time_ms
-        if key not in known:
-            subject, _, kind = names[key].rpartition("/")
-            known[key] = partition_of(names[key]), names[key].encode(), _event_head(subject, kind)
-        partition, name, head = known[key]
-        amount = amounts[quarters] if quarters <= 4_000 else f"{quarters / 4:.12g}".encode()
-        lane = waiting[partition]
-        lane.append((name, b'%b%b"tokens":%b}}' % (head, _clock(time_ms, seconds), amount), len(block.keys)))
-        block.keys.append(key)
-        block.quarters.append(quarters)
-        block.starts.append(time_ms - time_ms % WINDOW_MS)
-        end_ms = max(end_ms, time_ms)
-        if len(lane) >= size:
-            cut(partition)
-        if len(block.keys) == BLOCK_EVENTS:
-            for number in range(PARTITIONS):
-                if waiting[number]:
-                    cut(number)
+    def finish() -> None:
+        """Nothing waits any more, and the block is whole."""
+        nonlocal block
+        for partition, lane in enumerate(lanes):
+            if lane:
+                cut(partition)
+        if block.keys:
             blocks.append(block)
             block = Block()
-    if block.keys:
-        for number in range(PARTITIONS):
-            if waiting[number]:
-                cut(number)
-        blocks.append(block)
-    return Input(title, names, blocks, end_ms // WINDOW_MS * WINDOW_MS + WINDOW_MS)
+
+    for number, draw in enumerate(draws, start=1):
+        last_ms = draw.time_ms
+        end_ms = max(end_ms, last_ms)
+        key = keys[draw.key]
+        quarters = draw.quarters
+        amount = amounts[quarters] if quarters <= 4_000 else f"{quarters / 4:.12g}".encode()
+        lane = lanes[key.partition]
+        lane.append((key, b'%b%b"tokens":%b}}' % (key.head, _clock(last_ms, seconds), amount), draw))
+        if len(lane) >= size:
+            cut(key.partition)
+            if len(block.keys) >= BLOCK_EVENTS:  # what waits in other lanes is of a later block: no batch is a rest
+                blocks.append(block)
+                block = Block()
+        if number == opening:
+            finish()
+            opened = len(blocks)
+    finish()
+    return Input(title, keys.names, blocks, end_ms // WINDOW_MS * WINDOW_MS + WINDOW_MS, opened, closes)
 
 
 def closers(given: Input) -> list[Batch]:
     """One event per partition whose time is two hours past the end of all windows: for every engine's clock."""
     batches = []
     for partition in range(PARTITIONS):
-        subject = subject_for(CLOSER, partition)
-        text = _event_head(subject, TYPES[0]) + _clock(given.end_ms + 2 * WINDOW_MS, {}) + b'"tokens":1}}'
-        key, value = f"{subject}/{TYPES[0]}".encode(), _START + f"{subject}-{given.end_ms}".encode() + text
-        batches.append(_batch(partition, [(key, value)]))
+        key = _key_of(CLOSER, partition)
+        text = key.head + _clock(given.end_ms + 2 * WINDOW_MS, {}) + b'"tokens":1}}'
+        identity = f"{CLOSER}{partition}-{given.end_ms}".encode()
+        batches.append(_batch(partition, [(key.record_key, _START + identity + text)]))
     return batches
 
 
@@ -255,8 +311,8 @@ def ledger(given: Input, blocks: Sequence[Block], *, retries_count: bool) -> dic
 
 
 def partition_of(key: str) -> int:
-    """Where a record of this key lies, by Kafka's own rule. Not remembered: there are a million of them."""
-    return partition_for.__wrapped__(key, PARTITIONS)
+    """Where a record of this key lies, by Kafka's own rule."""
+    return (murmur2(key.encode()) & 0x7FFFFFFF) % PARTITIONS
 
 
 def subject_for(prefix: str, partition: int) -> str:
@@ -265,6 +321,11 @@ def subject_for(prefix: str, partition: int) -> str:
     while partition_of(f"{prefix}{number}/{TYPES[0]}") != partition:
         number += 1
     return f"{prefix}{number}"
+
+
+def _key_of(prefix: str, partition: int) -> Key:
+    subject = subject_for(prefix, partition)
+    return Key(f"{subject}/{TYPES[0]}".encode(), partition, _event_head(subject, TYPES[0]))
 
 
 _START = b'{"specversion":"1.0","id":"'
@@ -291,7 +352,7 @@ class _Singles:
         self._records = 0
 
     def batches(
-        self, partition: int, events: list[tuple[bytes, bytes, int]], retried: list[int], probe: int
+        self, partition: int, events: list[tuple[Key, bytes, int]], retried: list[int], probe: int
     ) -> list[Batch]:
         digits = self._chance.randbytes(16 * len(events)).hex()
         records = []
@@ -300,11 +361,11 @@ class _Singles:
             name = digits[at : at + 32]
             identity = f"{name[:8]}-{name[8:12]}-4{name[13:16]}-a{name[17:20]}-{name[20:]}"
             value = _START + identity.encode() + text
-            records.append((key, value))
+            records.append((key.record_key, value))
             self._records += 1
             if self._records % RETRY_EVERY == 0 and place >= 0:
                 retried.append(place)
-                records.append((key, value))
+                records.append((key.record_key, value))
         return [_batch(partition, records, probe)]
 
 
@@ -317,7 +378,7 @@ class _Envelopes:
         self._envelopes = 0
 
     def batches(
-        self, partition: int, events: list[tuple[bytes, bytes, int]], retried: list[int], probe: int
+        self, partition: int, events: list[tuple[Key, bytes, int]], retried: list[int], probe: int
     ) -> list[Batch]:
         records = []
         for first in range(0, len(events), ENVELOPE_EVENTS):
@@ -326,7 +387,7 @@ class _Envelopes:
             for _, text, _ in part:
                 self._counters[partition] += 1
                 texts.append(b"%b%b-%d-%d%b" % (_START, self._run.encode(), partition, self._counters[partition], text))
-            record = part[0][0], b"[" + b",".join(texts) + b"]"
+            record = part[0][0].record_key, b"[" + b",".join(texts) + b"]"
             records.append(record)
             self._envelopes += 1
             if self._envelopes % (RETRY_EVERY // 4) == 0 and part[-1][2] >= 0:

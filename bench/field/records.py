@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from bench.field.judge import Verdict
 from bench.field.measure import Crash, Latency, Speed
+from bench.field.plan import Step
 
 _KINDS: dict[str, type[Speed] | type[Latency] | type[Crash]] = {"speed": Speed, "latency": Latency, "crash": Crash}
 
@@ -18,7 +19,7 @@ _KINDS: dict[str, type[Speed] | type[Latency] | type[Crash]] = {"speed": Speed, 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run. contestant: its name. given: title of the input. number: the round. figures: None where it failed, `failure`
-    says why."""
+    says why. sitting: when and with what program it was measured; a run that was cut and finished later has several."""
 
     contestant: str
     given: str
@@ -26,6 +27,12 @@ class Run:
     kind: str
     figures: Speed | Latency | Crash | None
     failure: str = ""
+    sitting: str = ""
+
+    @property
+    def step(self) -> Step:
+        """What of the plan it is."""
+        return Step(self.kind, self.contestant, self.given, self.number)
 
 
 class Spread(NamedTuple):
@@ -51,8 +58,10 @@ class Runs:
 
     @classmethod
     def load(cls, path: Path) -> Runs:
-        """From a file that `add` has written."""
-        return cls(path, [_run(json.loads(line)) for line in path.read_text().splitlines()])
+        """From a file that `add` has written; a last line that was cut with its run is none."""
+        whole, _, _ = path.read_text().rpartition("\n")
+        path.write_text(whole + "\n" if whole else "")
+        return cls(path, [_run(json.loads(line)) for line in whole.splitlines()])
 
     def add(self, run: Run) -> None:
         """Keep it, on disk too."""
@@ -74,8 +83,25 @@ class Runs:
         return [r.figures for r in self.runs if r.contestant == contestant and isinstance(r.figures, Crash)]
 
     def failures(self) -> list[Run]:
-        """Runs that came to no figures."""
-        return [run for run in self.runs if run.figures is None]
+        """Runs that came to no figures, the last of each; what was measured in the end has not failed."""
+        last = {run.step: run for run in self.runs if run.figures is None}
+        return [run for step, run in last.items() if step not in self.done()]
+
+    def done(self) -> set[Step]:
+        """What there are figures of."""
+        return {run.step for run in self.runs if run.figures is not None}
+
+    def sittings(self) -> list[str]:
+        """In order."""
+        return list(dict.fromkeys(run.sitting for run in self.runs if run.figures is not None and run.sitting))
+
+    def torn(self) -> list[int]:
+        """The rounds of speed that more than one sitting has measured."""
+        found: dict[int, set[str]] = {}
+        for run in self.runs:
+            if run.kind == "speed" and run.figures is not None:
+                found.setdefault(run.number, set()).add(run.sitting)
+        return sorted(number for number, sittings in found.items() if len(sittings) > 1)
 
     def ratio(self, one: tuple[str, str], other: tuple[str, str]) -> Spread | None:
         """Events per CPU-second of one (contestant, input) over another's, round by round; None where no round has both."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.field import plot
-from bench.field.bars import ENVELOPES, ONE_K, Bar, bars
+from bench.field.bars import Bar, bars
 from bench.field.contestants import Contestant
 from bench.field.records import Runs, Spread
+from bench.field.titles import ENVELOPES, ONE_K
 from bench.results import RESULTS, table
 
 PLOTS = RESULTS.parent / "plots"

@@ -27,7 +27,7 @@ async def kafka(tmp_path: Path) -> AsyncIterator[KafkaCluster]:
 async def test_a_topic_holds_every_record_once_and_in_order_and_a_group_is_where_it_committed(
     kafka: KafkaCluster,
 ) -> None:
-    given = inputs.make("test", inputs.tenants(50), inputs.zipf(50, 70_000, HOUR_MS, 7), 7)
+    given = inputs.make("test", inputs.Keys(inputs.tenants(50)), inputs.zipf(50, 70_000, HOUR_MS, 7), 7)
     batches = [batch for block in given.blocks for batch in block.batches]
     expected: dict[int, list[bytes]] = {partition: [] for partition in range(job.PARTITIONS)}
     for batch in batches:

@@ -1,0 +1,115 @@
+"""What is measured, and in which order. Pure: a run that was cut asks it again and goes on with what is missing.
+
+Rounds are what makes ratios honest, since a machine's speed changes within minutes: whatever a bar compares is measured
+once in every round, in an order of chance, whichever input it is of. The others are measured in the first round only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bench.field.titles import (
+    ENVELOPES,
+    HUNDRED_K,
+    MILLION,
+    MILLION_ENVELOPES,
+    NEW_KEYS,
+    ONE_K,
+    TRACE,
+    TRACE_ENVELOPES,
+    UNIFORM,
+)
+
+_STREAMS, _FLINK = ("kafka-streams", "kafka-streams-dedupe"), ("flink", "flink-dedupe")
+_PYTHON = ("quix", "bytewax", "faust")
+BARRED: Mapping[str, Sequence[str]] = {
+    ONE_K: ("meterline", "meterline-two", *_STREAMS, "flink-dedupe", "faust", "quix", "floor-decode"),
+    ENVELOPES: ("meterline-envelopes", "floor-decode-envelopes"),
+    MILLION: ("meterline",),
+    MILLION_ENVELOPES: ("meterline-envelopes",),
+}
+"""Input -> who is measured with it in every round: both sides of every bar."""
+ONCE: Mapping[str, Sequence[str]] = {
+    ONE_K: ("kafka-streams-rocksdb", "kafka-streams-rocksdb-dedupe", "flink", "bytewax", "floor-fetch"),
+    ENVELOPES: ("floor-fetch-envelopes",),
+    HUNDRED_K: ("meterline", *_STREAMS, *_FLINK, *_PYTHON),
+    MILLION: (*_STREAMS, "kafka-streams-rocksdb", *_FLINK, "quix", "bytewax"),
+    UNIFORM: ("meterline",),
+    NEW_KEYS: ("meterline",),
+    TRACE: ("meterline", *_STREAMS, *_FLINK, *_PYTHON),
+    TRACE_ENVELOPES: ("meterline-envelopes",),
+}
+"""Input -> who is measured with it besides, in the first round."""
+TOO_SLOW = "stock Faust, 1,000,000 keys: one event of every key alone takes it a quarter of an hour"
+_QUICK = (ONE_K, ENVELOPES)
+_TRACES = (TRACE, TRACE_ENVELOPES)
+_SEED = 20_231_116
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of everything. rounds: of speed. warm_s, run_s: CPU time that is not measured, and that is. events: of the
+    largest input.
+
+    others: all inputs; else 1,000 keys alone. latency_s: 0: none. crashes: how often each is killed.
+    """
+
+    rounds: int
+    warm_s: float
+    run_s: float
+    events: int
+    others: bool
+    latency_s: float
+    crashes: int
+
+
+FULL = Plan(rounds=3, warm_s=2.5, run_s=4.0, events=2_800_000, others=True, latency_s=12.0, crashes=1)
+QUICK = Plan(rounds=1, warm_s=1.0, run_s=2.0, events=800_000, others=False, latency_s=0.0, crashes=0)
+
+
+class Step(NamedTuple):
+    """One measurement. kind: speed, crash or latency. given: the title of its input. number: its round."""
+
+    kind: str
+    contestant: str
+    given: str
+    number: int
+
+
+class Taking(NamedTuple):
+    """What a plan has to know of who takes part. crashes: has totals, and can be judged. shows: running totals."""
+
+    name: str
+    packed: bool
+    crashes: bool
+    shows: bool
+
+
+def steps(plan: Plan, members: Sequence[Taking], *, trace: bool) -> list[Step]:
+    """All of them in order: the rounds, each in an order of its own, then how soon, then what is right after a kill."""
+    names = {member.name for member in members}
+    found: list[Step] = []
+    for number in range(plan.rounds):
+        pairs = _pairs(BARRED, names) + (_pairs(ONCE, names) if number == 0 else [])
+        pairs = [(given, name) for given, name in pairs if (plan.others or given in _QUICK)]
+        pairs = [(given, name) for given, name in pairs if trace or given not in _TRACES]
+        random.Random(f"{_SEED} {number}").shuffle(pairs)
+        found += [Step("speed", name, given, number) for given, name in pairs]
+    one_k = [(member, ENVELOPES if member.packed else ONE_K) for member in members if member.name != "meterline-two"]
+    if plan.latency_s:
+        found += [Step("latency", member.name, given, 0) for member, given in one_k if member.shows]
+    for number in range(plan.crashes):
+        found += [Step("crash", member.name, given, number) for member, given in one_k if member.crashes]
+    return found
+
+
+def missing(planned: Sequence[Step], done: Container[Step]) -> list[Step]:
+    """What a run that was cut has left."""
+    return [step for step in planned if step not in done]
+
+
+def _pairs(who: Mapping[str, Sequence[str]], names: Container[str]) -> list[tuple[str, str]]:
+    return [(given, name) for given, some in who.items() for name in some if name in names]

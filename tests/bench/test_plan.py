@@ -1,0 +1,100 @@
+"""The plan has both sides of every bar in every round, and a run that was cut goes on with what is missing, and says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.field.__main__ import ALL, planned
+from bench.field.bars import bars
+from bench.field.judge import Verdict
+from bench.field.measure import Crash, Latency, Speed
+from bench.field.plan import BARRED, FULL, ONCE, QUICK, Plan, Step, missing
+from bench.field.records import Run, Runs
+from bench.field.titles import ENVELOPES, MILLION, NEW_KEYS, ONE_K, TRACE, TRACE_ENVELOPES, UNIFORM
+
+RIGHT = Verdict(1, 0, 0, 0, 0, 0)
+FIGURES = {
+    "speed": Speed(100, 1.0, 1.0, 1.0, RIGHT),
+    "latency": Latency(1.0, 0.1, 0.2, 10, 0),
+    "crash": Crash(0.3, 1.0, 100, RIGHT),
+}
+EVERYTHING = planned(FULL, ALL, Path("trace"))
+
+
+def kept(directory: Path, steps: list[Step], sitting: str = "") -> Runs:
+    path = directory / "runs.jsonl"
+    runs = Runs.load(path) if path.exists() else Runs(path)
+    for step in steps:
+        runs.add(Run(step.contestant, step.given, step.number, step.kind, FIGURES[step.kind], "", sitting))
+    return runs
+
+
+def test_a_whole_run_measures_every_bar_and_its_ratios_within_every_round(tmp_path: Path) -> None:
+    runs = kept(tmp_path, EVERYTHING)
+    assert [bar.what for bar in bars(runs) if bar.met is None] == []
+    for given, names in BARRED.items():
+        for name in names:
+            assert set(runs.speeds(name, given)) == set(range(FULL.rounds)), (name, given)
+
+
+def test_everybody_is_in_the_plan_by_the_name_that_it_has() -> None:
+    names = {member.name for member in ALL}
+    assert {name for some in (*BARRED.values(), *ONCE.values()) for name in some} == names
+    packed = {member.name for member in ALL if member.envelopes}
+    for given, some in [*BARRED.items(), *ONCE.items()]:
+        assert all((name in packed) == given.endswith(", envelopes") for name in some), given
+
+
+def test_every_input_is_in_the_plan_and_the_trace_where_it_is_there() -> None:
+    given = {step.given for step in EVERYTHING}
+    assert given == set(BARRED) | set(ONCE)
+    assert {ONE_K, ENVELOPES, MILLION, UNIFORM, NEW_KEYS, TRACE} < given
+    assert given - {step.given for step in planned(FULL, ALL, None)} == {TRACE, TRACE_ENVELOPES}
+    assert {step.given for step in planned(QUICK, ALL, Path("trace"))} == {ONE_K, ENVELOPES}
+
+
+def test_a_round_mixes_the_inputs_in_an_order_of_its_own() -> None:
+    rounds = [[step for step in EVERYTHING if step.kind == "speed" and step.number == n] for n in range(FULL.rounds)]
+    assert [step for one in rounds for step in one] == [step for step in EVERYTHING if step.kind == "speed"]
+    first, second, third = ([(s.contestant, s.given) for s in one] for one in rounds)
+    assert second != third and sorted(second) == sorted(third)
+    assert set(second) < set(first)
+    assert planned(FULL, ALL, Path("trace")) == EVERYTHING, "the same whenever it is asked"
+
+
+def test_whoever_can_be_judged_is_killed_and_whoever_shows_totals_is_timed() -> None:
+    killed = {step.contestant for step in EVERYTHING if step.kind == "crash"}
+    timed = {step.contestant for step in EVERYTHING if step.kind == "latency"}
+    assert killed == {member.name for member in ALL if member.adds_up} - {"meterline-two"}
+    assert timed == killed - {"bytewax"}
+
+
+def test_a_run_that_was_cut_goes_on_with_what_is_missing_and_says_which_rounds_are_torn(tmp_path: Path) -> None:
+    first = next(n for n, step in enumerate(EVERYTHING) if step.number == 1) + 3
+    kept(tmp_path, EVERYTHING[:first], "the evening")
+    with (tmp_path / "runs.jsonl").open("a") as file:
+        file.write('{"contestant": "meterl')  # it was killed while it wrote
+    runs = Runs.load(tmp_path / "runs.jsonl")
+    assert missing(EVERYTHING, runs.done()) == EVERYTHING[first:]
+    assert (runs.sittings(), runs.torn()) == (["the evening"], [])
+    runs = kept(tmp_path, EVERYTHING[first:], "the morning")
+    assert missing(EVERYTHING, runs.done()) == []
+    assert (runs.sittings(), runs.torn()) == (["the evening", "the morning"], [1])
+
+
+def test_what_has_failed_is_tried_again_and_is_no_failure_once_it_is_measured(tmp_path: Path) -> None:
+    step = EVERYTHING[0]
+    runs = Runs(tmp_path / "runs.jsonl")
+    runs.add(Run(step.contestant, step.given, step.number, step.kind, None, "it ended"))
+    assert missing(EVERYTHING, runs.done())[0] == step
+    assert [run.failure for run in runs.failures()] == ["it ended"]
+    kept(tmp_path, [step])
+    assert Runs.load(tmp_path / "runs.jsonl").failures() == []
+
+
+@pytest.mark.parametrize("plan", [FULL, QUICK])
+def test_no_step_is_planned_twice(plan: Plan) -> None:
+    found = planned(plan, ALL, Path("trace"))
+    assert len(set(found)) == len(found) > 0
