@@ -73,6 +73,10 @@ class Running(ABC):
     async def share(self, feed: Feed, records: int, events: int) -> float:
         """How much of so many records, or events, it has counted and will not read again after a crash; 1 is all."""
 
+    async def settled(self, feed: Feed, records: int, events: int) -> float:
+        """The same, where it only matters when it is all: a contestant may be asked less of."""
+        return await self.share(feed, records, events)
+
     @abstractmethod
     async def told(self, feed: Feed) -> int:
         """A number that grows for as long as it has something new to show."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from bench.field.job import CLOSER, DISORDER_MS, PARTITIONS, PROBE, TYPES, WINDOW_MS
@@ -290,24 +291,22 @@ def closers(given: Input) -> list[Batch]:
 
 def ledger(given: Input, blocks: Sequence[Block], *, retries_count: bool) -> dict[Place, Total]:
     """What the blocks add up to. retries_count: what is sent again is counted again, as by one who does not deduplicate."""
-    sums: dict[tuple[int, int], list[int]] = {}
-    for block in blocks:
-        for key, start, quarters in zip(block.keys, block.starts, block.quarters, strict=True):
-            held = sums.get((key, start))
-            if held is None:
-                sums[key, start] = [1, quarters]
-            else:
-                held[0] += 1
-                held[1] += quarters
-        if retries_count:
-            for place in block.retried:
-                held = sums[block.keys[place], block.starts[place]]
-                held[0] += 1
-                held[1] += block.quarters[place]
+    columns = [np.concatenate(parts) for parts in zip(*(_columns(b, again=retries_count) for b in blocks), strict=True)]
+    keys, starts, quarters = columns
+    hours, hour = np.unique(starts, return_inverse=True)
+    windows, window = np.unique(keys.astype(np.int64) * len(hours) + hour, return_inverse=True)
+    counts = np.bincount(window)
+    sums = np.bincount(window, quarters)  # as floats, which are exact up to 2^53
     return {
-        Place(given.names[key], start): Total(count, Decimal(quarters) / 4)
-        for (key, start), (count, quarters) in sums.items()
+        Place(given.names[place // len(hours)], int(hours[place % len(hours)])): Total(count, Decimal(int(total)) / 4)
+        for place, count, total in zip(windows.tolist(), counts.tolist(), sums.tolist(), strict=True)
     }
+
+
+def _columns(block: Block, *, again: bool) -> list[Any]:
+    """Keys, starts and quarters of a block. again: those that are sent again follow."""
+    found = [np.array(column) for column in (block.keys, block.starts, block.quarters)]
+    return [np.concatenate([column, column[block.retried]]) for column in found] if again and block.retried else found
 
 
 def partition_of(key: str) -> int:

@@ -39,6 +39,8 @@ STALLED_S = 180.0
 """Give up when it does nothing for so long. A group waits up to a minute for a member that was killed (Faust, its default)."""
 QUIET_S = 6.0
 """Nothing new for so long after the last event: it has said what it has to say."""
+SOON_S = 1.5
+"""After so long of that it is asked once, and if it is right it is believed: nothing had befallen it."""
 KILL_AT = 1 / 3
 BATCH_START_S = 2.0
 """Until a contestant that ends by itself has begun to read, about."""
@@ -122,7 +124,7 @@ async def speed(
                 blocks = course.left
         peak_mb = running.peak_mb()
         closing = close and contestant.closes == "event time"
-        verdict = await course.verdict(contestant, close=closing) if contestant.adds_up else None
+        verdict = await course.verdict(contestant, close=closing, soon=True) if contestant.adds_up else None
         return Speed(events, wall_s, cpu_s, peak_mb, verdict)
     finally:
         await running.stop()
@@ -155,7 +157,8 @@ async def _batch(contestant: Contestant, where: Where, given: Input, feed: Feed,
         running.check()
         wall_s, after = time.monotonic() - began_s, resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return Speed(course.events, wall_s, cpu_s, peak_mb, await course.verdict(contestant, close=True))
+        verdict = await course.verdict(contestant, close=True, soon=True)
+        return Speed(course.events, wall_s, cpu_s, peak_mb, verdict)
     finally:
         await running.stop()
 
@@ -313,14 +316,18 @@ class _Course:
         cpu_s = samples[-1][1] - began_cpu_s
         return cpu_s, max(busy_for_s(samples), _SAMPLE_S), sum(block.events for block in blocks)
 
-    async def verdict(self, contestant: Contestant, *, close: bool) -> Verdict:
-        """Let everything close, wait until nothing new is told, and compare."""
+    async def verdict(self, contestant: Contestant, *, close: bool, soon: bool = False) -> Verdict:
+        """Let everything close, wait until nothing new is told, and compare. soon: not so long, if it is right by then."""
         if close and contestant.closes == "event time":
             await self._feed.append(self._running.where.usage, closers(self._given))
         expected = ledger(self._given, self.taken, retries_count=not contestant.deduplicates)
-        await _until_quiet(self._running, self._feed)
-        found = await self._running.totals()
-        return judge(expected, found, closing=close)
+        if soon:
+            await _until_quiet(self._running, self._feed, SOON_S)
+            early = judge(expected, await self._running.totals(), closing=close)
+            if early.right:
+                return early
+        await _until_quiet(self._running, self._feed, QUIET_S)
+        return judge(expected, await self._running.totals(), closing=close)
 
 
 async def _sample(running: Running, samples: list[tuple[float, float]]) -> None:
@@ -358,7 +365,7 @@ async def _until(running: Running, feed: Feed, course: _Course, share: float) ->
 
 
 async def _until_all(running: Running, feed: Feed, records: int, events: int) -> None:
-    await _moving(running, lambda: running.share(feed, records, events), 1.0)
+    await _moving(running, lambda: running.settled(feed, records, events), 1.0)
 
 
 async def _moving(running: Running, ask: Callable[[], Awaitable[float]], enough: float) -> float:
@@ -378,9 +385,9 @@ async def _moving(running: Running, ask: Callable[[], Awaitable[float]], enough:
         await asyncio.sleep(_POLL_S)
 
 
-async def _until_quiet(running: Running, feed: Feed) -> None:
+async def _until_quiet(running: Running, feed: Feed, quiet_s: float) -> None:
     told, since_s = -1, time.monotonic()
-    while time.monotonic() - since_s < QUIET_S:
+    while time.monotonic() - since_s < quiet_s:
         running.check()
         now = await running.told(feed)
         if now != told:

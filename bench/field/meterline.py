@@ -102,6 +102,13 @@ class MeterlineRunning(Running):
             return _NEARLY
         return min(read / events, 1.0 if len(tasks) == job.PARTITIONS else _NEARLY)
 
+    async def settled(self, feed: Feed, records: int, events: int) -> float:
+        """What its group has committed, which the broker says; its own core answers only when that may be all."""
+        committed = await feed.committed(self.where.name, self.where.usage)
+        if committed < records:
+            return min(committed / records, _NEARLY)
+        return await self.share(feed, records, events)
+
     async def told(self, feed: Feed) -> int:
         """Windows that have closed."""
         statuses = await self._statuses() or []

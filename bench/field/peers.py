@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -18,7 +18,8 @@ from bench.field.judge import Found
 from local.process import Child
 from schemas.errors import BrokerError
 
-_ASK_S = 0.05
+_ASK_S = 0.1
+"""Often enough for seconds, and next to nothing of its core."""
 _COMPILED_S = 8.0
 """What a Java contestant is given to compile itself."""
 
@@ -29,7 +30,9 @@ class FaustRunning(PeerRunning):
     async def totals(self) -> dict[Place, Found]:
         """What is closed has left the table."""
         found = await super().totals()
-        for told in await self._ask(()):
+        async with aiohttp.ClientSession() as session:
+            shown = await self._ask((), session)
+        for told in shown:
             place = Place(told["key"], told["start"])
             held = found.get(place)
             if held is None or not held.closed:
@@ -39,15 +42,16 @@ class FaustRunning(PeerRunning):
     async def watch(self, subjects: Sequence[str]) -> AsyncIterator[tuple[str, int]]:
         """Asks again and again."""
         keys = {f"{subject}/{job.TYPES[0]}": subject for subject in subjects}
-        while True:
-            for told in await self._ask(keys):
-                yield keys[told["key"]], told["count"]
-            await asyncio.sleep(_ASK_S)
+        async with aiohttp.ClientSession() as session:
+            while True:
+                for told in await self._ask(keys, session):
+                    yield keys[told["key"]], told["count"]
+                await asyncio.sleep(_ASK_S)
 
-    async def _ask(self, keys: Sequence[str] | dict[str, str]) -> list[dict[str, Any]]:
+    async def _ask(self, keys: Iterable[str], session: aiohttp.ClientSession) -> list[dict[str, Any]]:
         url = f"http://127.0.0.1:{self.port}/totals?keys={','.join(keys)}"
         try:
-            async with aiohttp.ClientSession() as session, session.get(url) as response:
+            async with session.get(url) as response:
                 response.raise_for_status()
                 found: list[dict[str, Any]] = await response.json()
                 return found
@@ -170,7 +174,7 @@ PEERS = (
         "a time; a web view shows the table",
         remarks="It closes windows by the machine's clock: after the kill they are due when all has long been read again.",
         closes="wall clock",
-        shows="web view, asked every 50 ms",
+        shows="web view, asked every 100 ms",
         running=FaustRunning,
         **_python("faust", "-m", "bench.peers.faust_app", "worker", "-l", "warn"),
     ),

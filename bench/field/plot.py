@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-_WIDTH, _LABEL, _RIGHT, _ROW, _TOP, _FOOT = 860, 260, 110, 26, 44, 30
+_CHART, _RIGHT, _ROW, _TOP, _FOOT = 490, 110, 26, 44, 30
+_LETTER = 6.6
+"""How wide a letter is at most, on the average of a label."""
 _FONT = "font-family='system-ui, sans-serif'"
 _INK, _GRID, _OURS, _OTHERS = "#777", "#7773", "#2f6fdb", "#9aa0a6"
 
@@ -26,8 +28,10 @@ class Bar(NamedTuple):
 def bars(title: str, rows: Sequence[Bar]) -> str:
     """One SVG document. The axis runs over powers of ten around all spreads. Values are above 0; no rows, no axis."""
     height = _TOP + _ROW * len(rows) + _FOOT
+    label = 24 + _LETTER * max((len(row.label) for row in rows), default=20)
+    width = label + _CHART + _RIGHT
     parts = [
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_WIDTH} {height}' role='img' "
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width:.0f} {height}' role='img' "
         f"aria-label='{escape(title, quote=True)}'>",
         f"<text x='8' y='22' font-size='15' font-weight='600' fill='{_INK}' {_FONT}>{escape(title)}</text>",
     ]
@@ -36,25 +40,24 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
         high = max(math.ceil(math.log10(max(row.most for row in rows))), low + 1)
 
         def across(value: float) -> float:
-            return _LABEL + (_WIDTH - _LABEL - _RIGHT) * (math.log10(value) - low) / (high - low)
+            return label + _CHART * (math.log10(value) - low) / (high - low)
 
         for power in range(low, high + 1):
             x, bottom = across(10.0**power), height - _FOOT
             parts.append(f"<line x1='{x:.1f}' y1='{_TOP - 8}' x2='{x:.1f}' y2='{bottom}' stroke='{_GRID}'/>")
             parts.append(_text(x, bottom + 18, f"{10.0**power:,g}", "middle"))
         for number, row in enumerate(rows):
-            parts += _row(row, _TOP + _ROW * number, across)
+            parts += _row(row, label, _TOP + _ROW * number, across)
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _row(row: Bar, top: float, across: object) -> list[str]:
-    assert callable(across)
+def _row(row: Bar, begin: float, top: float, across: Callable[[float], float]) -> list[str]:
     middle = top + _ROW / 2
-    begin, end, least, most = _LABEL, across(row.value), across(row.least), across(row.most)
+    end, least, most = across(row.value), across(row.least), across(row.most)
     colour = _OURS if row.ours else _OTHERS
     return [
-        _text(_LABEL - 8, middle + 4, row.label, "end"),
-        f"<rect x='{begin}' y='{top + 5}' width='{max(1.0, end - begin):.1f}' height='{_ROW - 10}' fill='{colour}'/>",
+        _text(begin - 8, middle + 4, row.label, "end"),
+        f"<rect x='{begin:.1f}' y='{top + 5}' width='{max(1.0, end - begin):.1f}' height='{_ROW - 10}' fill='{colour}'/>",
         f"<line x1='{least:.1f}' y1='{middle}' x2='{most:.1f}' y2='{middle}' stroke='{_INK}' stroke-width='2'/>",
         _text(max(end, most) + 6, middle + 4, row.text, "start"),
     ]

@@ -10,7 +10,17 @@ from bench.field import plot
 from bench.field.bars import Bar, bars
 from bench.field.contestants import Contestant
 from bench.field.records import Runs, Spread
-from bench.field.titles import ENVELOPES, ONE_K
+from bench.field.titles import (
+    ENVELOPES,
+    HUNDRED_K,
+    MILLION,
+    MILLION_ENVELOPES,
+    NEW_KEYS,
+    ONE_K,
+    TRACE,
+    TRACE_ENVELOPES,
+    UNIFORM,
+)
 from bench.results import RESULTS, table
 
 PLOTS = RESULTS.parent / "plots"
@@ -36,6 +46,7 @@ def section(runs: Runs, members: Sequence[Contestant], occasion: Occasion) -> st
     titles = {member.name: member.title for member in members}
     parts = [
         f"`{occasion.command}`, {occasion.date}: {occasion.machine}; {occasion.load}. {'; '.join(occasion.versions)}.",
+        _sittings(runs),
         _HOW,
         _left_out(occasion.left_out, runs, titles),
         "### Bars\n\n" + _bars(bars(runs)),
@@ -46,15 +57,19 @@ def section(runs: Runs, members: Sequence[Contestant], occasion: Occasion) -> st
         parts.append("### From event to visible total\n\n" + _latencies(runs, members) + plotted)
     if any(runs.crashes(member.name) for member in members):
         parts.append("### After `kill -9` in the middle, and a restart\n\n" + _crashes(runs, members))
+    costs = _costs(runs)
+    if costs:
+        parts.append("### Cost over keys\n\n" + _COST + costs + "\n\n![CPU time of an event](plots/field-cost.svg)")
     others = _others(runs, members)
     if others:
-        parts.append("### Other inputs\n\n" + _LIVE + others)
+        plotted = "\n\n![Events per CPU-second, other inputs](plots/field-inputs.svg)"
+        parts.append("### Other inputs\n\n" + _LIVE + others + plotted)
     parts.append("### How each was set up\n\n" + "\n".join(_setups(members)))
     return "\n\n".join(part for part in parts if part)
 
 
 def write_plots(runs: Runs, members: Sequence[Contestant], directory: Path = PLOTS) -> None:
-    """`field-speed.svg` and, where it was measured, `field-latency.svg`."""
+    """`field-speed.svg` and, of what else was measured, `field-latency.svg`, `field-cost.svg` and `field-inputs.svg`."""
     directory.mkdir(exist_ok=True)
     rows = []
     for member in members:
@@ -75,6 +90,16 @@ def write_plots(runs: Runs, members: Sequence[Contestant], directory: Path = PLO
     if waits:
         text = plot.bars("From event to visible total at half of its own speed: p99, line from p50, s", waits)
         (directory / "field-latency.svg").write_text(text)
+    costs = [plot.Bar(cost.what, *cost.us, True, f"{cost.us.median:.2f} µs") for cost in _found_costs(runs)]
+    if len(costs) > 1:
+        text = plot.bars("CPU time of an event of meterline, µs: median, least and most", costs)
+        (directory / "field-cost.svg").write_text(text)
+    rows = []
+    for given, member, spread in _found_others(runs, members):
+        rows.append(plot.Bar(f"{given}: {member.title}", *spread, _ours(member), _thousands(spread.median)))
+    if rows:
+        text = plot.bars("Events per CPU-second, other inputs: median, least and most", rows)
+        (directory / "field-inputs.svg").write_text(text)
 
 
 _HOW = """\
@@ -85,11 +110,30 @@ one record in a thousand twice (one envelope in 250): a contestant with deduplic
 to count them twice."""
 
 
+_COST = """\
+meterline alone. Keys come as Zipf(1.1) has them where nothing else is said; every key is live before anything is measured, but
+where each event brings its own. The last column compares within a round.
+
+"""
+
+
 _LIVE = """\
 Of 100,000 and 1,000,000 keys every one is live: each has had an event before anything is measured. Their windows stay open, and
 all running totals are compared.
 
 """
+
+
+def _sittings(runs: Runs) -> str:
+    sittings = runs.sittings()
+    if not sittings:
+        return ""
+    if len(sittings) == 1:
+        return f"Measured in one sitting, begun {sittings[0]}."
+    torn = ", ".join(str(number + 1) for number in runs.torn())
+    said = "\n".join(f"- begun {sitting}" for sitting in sittings)
+    mixed = f" Round {torn} lies in more than one, so its ratios may compare different times." if torn else ""
+    return f"Measured in {len(sittings)} sittings, since the first was cut.{mixed}\n\n{said}"
 
 
 def _left_out(left_out: Sequence[str], runs: Runs, titles: Mapping[str, str]) -> str:
@@ -168,20 +212,60 @@ def _crashes(runs: Runs, members: Sequence[Contestant]) -> str:
     return table(head, rows)
 
 
-def _others(runs: Runs, members: Sequence[Contestant]) -> str:
-    inputs = list(dict.fromkeys(run.given for run in runs.runs if run.kind == "speed"))
-    rows = []
-    for given in inputs:
-        if given in (ONE_K, ENVELOPES):
-            continue
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """us: CPU time of an event. times: that of one with 1,000 keys of the same kind of record."""
+
+    what: str
+    us: Spread
+    times: Spread | None
+    peak_mb: float
+
+
+def _found_costs(runs: Runs) -> list[_Cost]:
+    costs = []
+    for name, base, others in (
+        ("meterline", ONE_K, (ONE_K, HUNDRED_K, MILLION, UNIFORM, NEW_KEYS)),
+        ("meterline-envelopes", ENVELOPES, (ENVELOPES, MILLION_ENVELOPES)),
+    ):
+        for given in others:
+            found = runs.speeds(name, given).values()
+            us = Spread.of(1e6 / speed.per_cpu_s for speed in found)
+            if us is not None:
+                peak_mb = max(speed.peak_mb for speed in found)
+                times = runs.ratio((name, base), (name, given)) if given != base else None
+                costs.append(_Cost(given, us, times, peak_mb))
+    return costs
+
+
+def _costs(runs: Runs) -> str:
+    found = _found_costs(runs)
+    rows = [
+        [cost.what, _ranged(cost.us, ".2f"), f"{cost.peak_mb:,.0f}", _ranged(cost.times, ".2fx") if cost.times else ""]
+        for cost in found
+    ]
+    return table(["", "CPU µs an event", "peak MB", "times that of 1,000 keys"], rows) if len(rows) > 1 else ""
+
+
+def _found_others(runs: Runs, members: Sequence[Contestant]) -> list[tuple[str, Contestant, Spread]]:
+    found = []
+    for given in (HUNDRED_K, MILLION, MILLION_ENVELOPES, TRACE, TRACE_ENVELOPES):
         for member in members:
-            found = runs.speeds(member.name, given)
-            spread = Spread.of(speed.per_cpu_s for speed in found.values())
-            peak = Spread.of(speed.peak_mb for speed in found.values())
-            if spread is not None and peak is not None:
-                right = _right(runs, member, given)
-                rows.append([f"{given}: {member.title}", _ranged(spread, ",.0f"), f"{peak.median:,.0f}", right])
-    return table(["", "events per CPU-second", "peak MB", "totals"], rows) if rows else ""
+            spread = Spread.of(speed.per_cpu_s for speed in runs.speeds(member.name, given).values())
+            if spread is not None:
+                found.append((given, member, spread))
+    return found
+
+
+def _others(runs: Runs, members: Sequence[Contestant]) -> str:
+    rows = []
+    for given, member, spread in _found_others(runs, members):
+        speeds = runs.speeds(member.name, given).values()
+        wall, peak = Spread.of(s.per_s for s in speeds), Spread.of(s.peak_mb for s in speeds)
+        assert wall is not None and peak is not None
+        figures = [_ranged(spread, ",.0f"), f"{wall.median:,.0f}", f"{peak.median:,.0f}", str(len(speeds))]
+        rows.append([f"{given}: {member.title}", *figures, _right(runs, member, given)])
+    return table(["", "events per CPU-second", "events/s", "peak MB", "rounds", "totals"], rows) if rows else ""
 
 
 def _setups(members: Sequence[Contestant]) -> list[str]:

@@ -16,7 +16,7 @@ from bench.field.meterline import MEMBERS, TWO_WORKERS
 from bench.field.peers import FLOORS, PEERS
 from bench.field.records import Run, Runs
 from bench.field.report import Occasion, section, write_plots
-from bench.field.titles import ENVELOPES, MILLION, ONE_K
+from bench.field.titles import ENVELOPES, MILLION, ONE_K, UNIFORM
 
 ALL = (*MEMBERS, TWO_WORKERS, *PEERS, *FLOORS)
 RIGHT = Verdict(1000, 0, 0, 0, 0, 0)
@@ -78,6 +78,33 @@ def test_the_section_holds_every_column_and_what_was_left_out(runs: Runs) -> Non
     assert "not measured" in text
 
 
+def test_the_cost_over_keys_is_told_with_its_factor_within_a_round(runs: Runs) -> None:
+    runs.add(Run("meterline", UNIFORM, 0, "speed", speed(5_000)))
+    runs.add(Run("kafka-streams", MILLION, 0, "speed", speed(7_000)))
+    text = section(runs, ALL, OCCASION).partition("### Cost over keys")[2].partition("### How")[0]
+    cost, others = text.split("### Other inputs")
+    rows = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in _cells(cost)}
+    assert rows[ONE_K] == ["33.33 (22.73..50.00)", "100", ""]
+    assert rows[MILLION] == ["100.00", "100", "3.00x"]
+    assert rows[UNIFORM] == ["200.00", "100", "6.00x"]
+    named = [cells[1].strip() for cells in _cells(others)]
+    assert named == [f"{MILLION}: meterline", f"{MILLION}: Kafka Streams, in memory"]
+
+
+def _cells(text: str) -> list[list[str]]:
+    return [line.split("|") for line in text.splitlines() if line.startswith("| ") and not line.startswith("|  ")]
+
+
+def test_a_run_that_was_cut_says_when_each_part_was_measured_and_which_round_is_of_two_times(tmp_path: Path) -> None:
+    cut = Runs(tmp_path / "cut.jsonl")
+    cut.add(Run("meterline", ONE_K, 0, "speed", speed(30_000), "", "on Friday"))
+    assert "Measured in one sitting, begun on Friday." in section(cut, ALL, OCCASION)
+    cut.add(Run("kafka-streams", ONE_K, 0, "speed", speed(10_000), "", "on Saturday"))
+    text = section(cut, ALL, OCCASION)
+    assert "Measured in 2 sittings" in text and "- begun on Friday\n- begun on Saturday" in text
+    assert "Round 1 lies in more than one, so its ratios may compare different times." in text
+
+
 def test_a_run_with_wrong_totals_is_not_called_right(runs: Runs) -> None:
     runs.add(Run("meterline-envelopes", ENVELOPES, 0, "speed", speed(90_000, Verdict(1000, 3, 0, 0, 0, 0))))
     assert "3 lost, 0 doubled" in section(runs, ALL, OCCASION)
@@ -97,7 +124,7 @@ def test_the_other_sections_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_plots_are_svg_and_a_longer_bar_is_a_larger_figure(runs: Runs, tmp_path: Path) -> None:
     write_plots(runs, ALL, tmp_path / "plots")
-    for name in ("field-speed.svg", "field-latency.svg"):
+    for name in ("field-speed.svg", "field-latency.svg", "field-cost.svg", "field-inputs.svg"):
         ET.parse(tmp_path / "plots" / name)  # noqa: S314 - our own file
     drawn = ET.fromstring(plot.bars("t", [_bar(100.0), _bar(1_000.0), _bar(2_000.0)]))  # noqa: S314
     widths = [float(rect.attrib["width"]) for rect in drawn.iter("{http://www.w3.org/2000/svg}rect")]
