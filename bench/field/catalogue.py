@@ -56,7 +56,7 @@ class Catalogue:
             return inputs.make(title, Keys(names, by_subject=envelopes), draws, _SEED, envelopes=envelopes)
         count, opening, draws = self._draws(title)
         keys = self._tenants(count, by_subject=envelopes)
-        closes = opening <= inputs.BLOCK_EVENTS and title != titles.NEW_KEYS
+        closes = not opening and title != titles.NEW_KEYS
         return inputs.make(title, keys, draws, _SEED, envelopes=envelopes, opening=opening, closes=closes)
 
     def _draws(self, title: str) -> tuple[int, int, Iterator[Draw]]:
@@ -68,7 +68,7 @@ class Catalogue:
             return half, 0, inputs.new_keys(half, begin_ms, _SEED)
         keys = _KEYS.get(title, 1_000)
         if keys == 1_000:
-            return keys, inputs.BLOCK_EVENTS, inputs.zipf(keys, self.events, begin_ms, _SEED)
+            return keys, 0, inputs.zipf(keys, self.events, begin_ms, _SEED)
         return keys, keys, inputs.zipf(keys, half, begin_ms, _SEED, live=True)
 
     def _tenants(self, count: int, *, by_subject: bool) -> Keys:

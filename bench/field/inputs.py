@@ -120,7 +120,7 @@ class Input:
     names: Sequence[str]
     blocks: list[Block]
     end_ms: int
-    opening: int = 1
+    opening: int = 0
     closes: bool = True
 
     @property
@@ -230,7 +230,7 @@ def make(
     size = size * (ENVELOPE_EVENTS if envelopes else 1) - (1 if probes else 0)
     probed = [0] * PARTITIONS
     probe_keys = [_key_of(PROBE, partition) for partition in range(PARTITIONS)]
-    block, end_ms, last_ms, opened = Block(), 0, 0, 1
+    block, end_ms, last_ms, opened = Block(), 0, 0, 0
 
     def cut(partition: int) -> None:
         """What waits for the partition becomes a batch of this block."""

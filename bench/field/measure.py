@@ -2,8 +2,8 @@
 
 How fast:
 
-1. it starts on an empty topic and is given stretches of the input, longer and longer: warm-up, until that has taken `warm_s`
-   of CPU time and the next stretch is long enough; then that one counts;
+1. it starts on an empty topic and is given stretches of the input: warm-up, until that has taken `warm_s` of CPU time and the
+   next stretch is long enough; then that one counts;
 2. it is frozen (SIGSTOP) while its backlog is written, so that the generator takes nothing from the broker it reads from;
 3. it goes on; its CPU time is read from then until everything is counted and committed. Wall time is how
    long it worked (`busy_for_s`). Events per CPU-second count its own processes' time alone;
@@ -14,8 +14,8 @@ of a batch is the time its sending began; they are visible when the probe's tota
 
 After a kill: the backlog from its first record; SIGKILL when it has counted a third; started again; compared.
 
-A contestant that reads to the end of its topic and ends is started twice: what it takes for a few blocks is taken off from
-what it takes for those and its backlog. Nobody sees how far it is, so it is killed by the clock.
+A contestant that reads to the end of its topic and ends is started twice: what it takes for the opening is taken off from
+what it takes for that and its backlog. Nobody sees how far it is, so it is killed by the clock.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from bench.field.contestants import Contestant, Running, Where
@@ -101,40 +102,50 @@ class Crash:
 
 
 async def speed(
-    contestant: Contestant, where: Where, given: Input, feed: Feed, warm_s: float, run_s: float, *, close: bool
+    contestant: Contestant,
+    where: Where,
+    given: Input,
+    feed: Feed,
+    warm_s: float,
+    run_s: float,
+    *,
+    about_per_s: float,
 ) -> Speed:
-    """How fast, for about `run_s` seconds of CPU time or until the input is at its end. close: let the windows close, too."""
+    """How fast, for about `run_s` seconds of CPU time or until the input is at its end.
+
+    about_per_s: how many events it takes per CPU-second, about; so long are its first stretches.
+    """
     if contestant.batch:
-        return await _batch_speed(contestant, where, given, feed, run_s)
+        return await _batch_speed(contestant, where, given, feed, run_s, about_per_s)
     running = contestant.on(where)
     course = _Course(running, feed, given)
     try:
         await running.prepare(feed)
         await running.start()
-        await course.take(course.next(given.opening))
-        blocks, warmed_s = 1, running.cpu_s() if given.opening > 1 else 0.0
+        await course.take(course.next(max(given.opening, _blocks(about_per_s * warm_s))))
+        blocks, warmed_s = _blocks(about_per_s * run_s), running.cpu_s()
         while True:
             cpu_s, wall_s, events = await course.measured(course.next(blocks))
             if not course.left or (warmed_s >= warm_s and cpu_s >= _ENOUGH * run_s):
                 break
             warmed_s += cpu_s
-            wanted = round(run_s * events / max(cpu_s, _SAMPLE_S) / BLOCK_EVENTS)
-            blocks = max(1, min(8 * blocks, wanted))
+            blocks = min(8 * blocks, _blocks(run_s * events / max(cpu_s, _SAMPLE_S)))
             if course.left < 1.5 * blocks:  # the rest would be too little for another one
                 blocks = course.left
         peak_mb = running.peak_mb()
-        closing = close and contestant.closes == "event time"
+        closing = given.closes and contestant.closes == "event time"
         verdict = await course.verdict(contestant, close=closing, soon=True) if contestant.adds_up else None
         return Speed(events, wall_s, cpu_s, peak_mb, verdict)
     finally:
         await running.stop()
 
 
-async def _batch_speed(contestant: Contestant, where: Where, given: Input, feed: Feed, run_s: float) -> Speed:
-    few = await _batch(contestant, replace(where, name=f"{where.name}-start"), given, feed, 4)
-    more = await _batch(contestant, replace(where, name=f"{where.name}-guess"), given, feed, 4 + 16)
-    blocks = max(16, round(run_s * 16 / max(more.wall_s - few.wall_s, _SAMPLE_S)))
-    all_ = await _batch(contestant, where, given, feed, 4 + blocks)
+async def _batch_speed(
+    contestant: Contestant, where: Where, given: Input, feed: Feed, run_s: float, about_per_s: float
+) -> Speed:
+    opening = max(given.opening, 4)
+    few = await _batch(contestant, replace(where, name=f"{where.name}-start"), given, feed, opening)
+    all_ = await _batch(contestant, where, given, feed, opening + _blocks(about_per_s * run_s))
     cpu_s, wall_s = all_.cpu_s - few.cpu_s, all_.wall_s - few.wall_s
     return Speed(all_.events - few.events, wall_s, cpu_s, all_.peak_mb, all_.verdict)
 
@@ -184,14 +195,15 @@ async def latency(
 
         async def watch() -> None:
             shown = dict(enumerate(done))
-            async for subject, count in running.watch(subjects):
-                now_s = time.monotonic()
-                partition = subjects.index(subject)
-                for number in range(shown[partition] + 1, count + 1):
-                    seen_s[partition, number] = now_s
-                shown[partition] = max(shown[partition], count)
-                if len(seen_s) >= expected:
-                    return
+            async with aclosing(running.watch(subjects)) as totals:
+                async for subject, count in totals:
+                    now_s = time.monotonic()
+                    partition = subjects.index(subject)
+                    for number in range(shown[partition] + 1, count + 1):
+                        seen_s[partition, number] = now_s
+                    shown[partition] = max(shown[partition], count)
+                    if len(seen_s) >= expected:
+                        return
 
         watching = asyncio.create_task(watch())
         try:
@@ -215,7 +227,10 @@ async def latency(
 async def crash(
     contestant: Contestant, where: Where, given: Input, feed: Feed, lasts_s: float, rate: float, seed: int
 ) -> Crash:
-    """What is right after a `kill -9` in the middle of a backlog that lasts so long at this rate, events per second."""
+    """What is right after a `kill -9` in the middle of a backlog that lasts so long at this rate, events per second.
+
+    It lasts longer than any contestant waits between two commits, so that it is killed between two.
+    """
     running = contestant.on(where)
     course = _Course(running, feed, given)
     try:
@@ -242,6 +257,10 @@ async def crash(
         return Crash(share, back_s, course.events, await course.verdict(contestant, close=bool(contestant.closes)))
     finally:
         await running.stop()
+
+
+def _blocks(events: float) -> int:
+    return max(1, round(events / BLOCK_EVENTS))
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -320,6 +339,8 @@ class _Course:
         """Let everything close, wait until nothing new is told, and compare. soon: not so long, if it is right by then."""
         if close and contestant.closes == "event time":
             await self._feed.append(self._running.where.usage, closers(self._given))
+            if not soon:  # a group may not even have given up who was killed
+                await _until_all(self._running, self._feed, self.records + PARTITIONS, self.events + PARTITIONS)
         expected = ledger(self._given, self.taken, retries_count=not contestant.deduplicates)
         if soon:
             await _until_quiet(self._running, self._feed, SOON_S)

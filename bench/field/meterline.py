@@ -6,7 +6,7 @@ The worker has the measured core to itself; the servers of its stack share the b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -132,32 +132,38 @@ class MeterlineRunning(Running):
                 return found
             after = f"&cursor={page['next']}"
 
-    async def watch(self, subjects: Sequence[str]) -> AsyncIterator[tuple[str, int]]:
-        """The live feed, one reader per subject."""
-        seen: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session,
-            asyncio.TaskGroup() as all_,
-        ):
-            readers = [all_.create_task(self._follow(session, subject, seen)) for subject in subjects]
+    async def watch(self, subjects: Sequence[str]) -> AsyncGenerator[tuple[str, int], None]:
+        """The live feed, one reader per subject: its own core is asked nothing, it says when a total is another."""
+        seen: asyncio.Queue[tuple[str, int] | None] = asyncio.Queue()
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+            readers = [asyncio.create_task(self._follow(session, subject, seen)) for subject in subjects]
             try:
                 while True:
-                    yield await seen.get()
+                    told = await seen.get()
+                    if told is None:
+                        raise BrokerError("the live feed has ended, or failed")
+                    yield told
             finally:
                 for reader in readers:
                     reader.cancel()
+                await asyncio.gather(*readers, return_exceptions=True)
 
-    async def _follow(self, session: aiohttp.ClientSession, subject: str, seen: asyncio.Queue[tuple[str, int]]) -> None:
-        async with session.get(
-            self._workers[0].url + "/v1/live", params={"subject": subject, "interval_ms": "0"}
-        ) as response:
-            response.raise_for_status()
-            name = b""
-            async for line in response.content:
-                if line.startswith(b"event: "):
-                    name = line[7:].strip()
-                elif line.startswith(b"data: ") and name == b"total":
-                    await seen.put((subject, int(orjson.loads(line[6:])["events"])))
+    async def _follow(
+        self, session: aiohttp.ClientSession, subject: str, seen: asyncio.Queue[tuple[str, int] | None]
+    ) -> None:
+        """Puts what it reads; None at its end, whatever that was."""
+        asked = {"subject": subject, "interval_ms": "0"}
+        try:
+            async with session.get(self._workers[0].url + "/v1/live", params=asked) as response:
+                response.raise_for_status()
+                name = b""
+                async for line in response.content:
+                    if line.startswith(b"event: "):
+                        name = line[7:].strip()
+                    elif line.startswith(b"data: ") and name == b"total":
+                        await seen.put((subject, int(orjson.loads(line[6:])["events"])))
+        finally:
+            seen.put_nowait(None)
 
     async def _joined(self) -> dict[Place, Found]:
         sums: dict[Place, tuple[int, Decimal]] = {}

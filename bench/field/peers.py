@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -39,7 +39,7 @@ class FaustRunning(PeerRunning):
                 found[place] = Found(told["count"], Decimal(repr(told["sum"])), told["closed"])
         return found
 
-    async def watch(self, subjects: Sequence[str]) -> AsyncIterator[tuple[str, int]]:
+    async def watch(self, subjects: Sequence[str]) -> AsyncGenerator[tuple[str, int], None]:
         """Asks again and again."""
         keys = {f"{subject}/{job.TYPES[0]}": subject for subject in subjects}
         async with aiohttp.ClientSession() as session:
@@ -174,6 +174,7 @@ PEERS = (
         "a time; a web view shows the table",
         remarks="It closes windows by the machine's clock: after the kill they are due when all has long been read again.",
         closes="wall clock",
+        about_per_s=3_000.0,
         shows="web view, asked every 100 ms",
         running=FaustRunning,
         **_python("faust", "-m", "bench.peers.faust_app", "worker", "-l", "warn"),
@@ -185,6 +186,7 @@ PEERS = (
         "changelog, at least once, a checkpoint every 5 s",
         remarks="From event to total it runs with `current()`, which emits after every event: it has no running totals with "
         "`final()`.",
+        about_per_s=20_000.0,
         shows="output topic, after every event",
         **_python("quix", "-m", "bench.peers.quix"),
     ),
@@ -196,6 +198,7 @@ PEERS = (
         "so a replay of the past closes nothing otherwise. No running totals. What its start takes is measured apart and "
         "taken off.",
         closes="its end",
+        about_per_s=50_000.0,
         batch=True,
         running=BatchRunning,
         **_python("bytewax", "-m", "bench.peers.bytewax_flow"),

@@ -56,7 +56,7 @@ def section(runs: Runs, members: Sequence[Contestant], occasion: Occasion) -> st
         plotted = "\n\n![From event to visible total](plots/field-latency.svg)"
         parts.append("### From event to visible total\n\n" + _latencies(runs, members) + plotted)
     if any(runs.crashes(member.name) for member in members):
-        parts.append("### After `kill -9` in the middle, and a restart\n\n" + _crashes(runs, members))
+        parts.append("### After `kill -9` in the middle, and a restart\n\n" + _KILLED + _crashes(runs, members))
     costs = _costs(runs)
     if costs:
         parts.append("### Cost over keys\n\n" + _COST + costs + "\n\n![CPU time of an event](plots/field-cost.svg)")
@@ -108,6 +108,12 @@ processes; the rest of `bench/field/measure.py` says how. Figures are medians ov
 taken within a round. Warm-up is not measured. Totals of every run are compared with the generator's ledger; the input has
 one record in a thousand twice (one envelope in 250): a contestant with deduplication has to find them, one without is expected
 to count them twice."""
+
+
+_KILLED = """\
+Several at once on the one core, since most of the time goes by until a group gives the dead member up: no measure of speed.
+
+"""
 
 
 _COST = """\

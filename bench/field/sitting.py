@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import time
@@ -22,8 +23,11 @@ from local.kafka import KafkaCluster
 from schemas.errors import BrokerError, ConfigurationError, MeterlineError
 
 _CLOSES_AFTER_S = 100.0
-"""How long after its first start a contestant closes windows that does so by the machine's clock, besides three times what it
-is measured for: a group waits a minute for a member that was killed, and a window that closes before it is read is lost."""
+"""How long after its first start a contestant closes windows that does so by the machine's clock, besides what it takes to
+read them: a group waits a minute for a member that was killed, and a window that closes before it is read is lost."""
+_KILLED_AT_ONCE = 3
+_KILLED_TIMES = 2.0
+"""What is read when it is killed lasts so many times as long as what is measured."""
 _BATCH_S = 0.02
 """How much of an even flow one batch holds, for the time from event to total."""
 _OPENING = 4 * inputs.BLOCK_EVENTS
@@ -75,15 +79,26 @@ class Sitting:
         self._number = 0
 
     async def measure(self, steps: Sequence[Step]) -> None:
-        """Each of them, in this order; its figures are kept before the next one begins."""
+        """Each of them, in this order; its figures are kept before the next one begins. What is right after a kill is looked
+        at of several at once, after all else: no speed is measured there, and they wait for their groups most of the time."""
         kafka = KafkaCluster(self._directory / f"kafka-{self._name}")
         try:
             await kafka.start()
             self._bootstrap = kafka.bootstrap
-            async with Feed(kafka.bootstrap) as self._feed:
-                for number, step in enumerate(steps):
-                    self._inputs.keep(later.given for later in steps[number:] if later.kind != "latency")
-                    await self._try(step, f"{number + 1} of {len(steps)}")
+            alone = [step for step in steps if step.kind != "crash"]
+            crashes = [step for step in steps if step.kind == "crash"]
+            crashes.sort(key=lambda step: self._members[step.contestant].closes != "wall clock")  # the longest first
+            for number, step in enumerate(alone):
+                left = [*alone[number:], *crashes]
+                self._inputs.keep(later.given for later in left if later.kind != "latency")
+                await self._try(step, f"{number + 1} of {len(steps)}")
+            turns = asyncio.Semaphore(_KILLED_AT_ONCE)
+
+            async def in_turn(number: int, step: Step) -> None:
+                async with turns:
+                    await self._try(step, f"{number} of {len(steps)}")
+
+            await asyncio.gather(*(in_turn(number, step) for number, step in enumerate(crashes, start=len(alone) + 1)))
         finally:
             await kafka.stop()
             shutil.rmtree(kafka.directory / "data", ignore_errors=True)
@@ -97,40 +112,42 @@ class Sitting:
         self._number += 1
         name = f"{member.name}-{self._name}-{self._number}"
         began_s = time.monotonic()
-        try:
-            figures = await self._figures(step, member, name)
-        except (MeterlineError, OSError, TimeoutError) as error:
-            failure = str(error) or type(error).__name__
+        async with Feed(self._bootstrap) as feed:
+            try:
+                figures = await self._figures(step, member, name, feed)
+            except (MeterlineError, OSError, TimeoutError) as error:
+                failure = str(error) or type(error).__name__
+            await feed.delete(*await feed.topics_of(name))
         run = Run(step.contestant, step.given, step.number, step.kind, figures, failure.partition("\n")[0], self._title)
         self._runs.add(run)
         took = f"{time.monotonic() - began_s:.0f} s"
         what = f"{step.kind}, {step.given}, round {step.number + 1}: {member.title}"
         print(f"{place} ({took}): {what}: {figures or failure}", flush=True)
-        await self._feed.delete(*await self._feed.topics_of(name))
         if not failure:
             shutil.rmtree(self._directory / name, ignore_errors=True)
 
-    async def _figures(self, step: Step, member: Contestant, name: str) -> Speed | Latency | Crash:
+    async def _figures(self, step: Step, member: Contestant, name: str, feed: Feed) -> Speed | Latency | Crash:
         if step.kind == "latency":
-            return await self._latency(step, member, name)
+            return await self._latency(step, member, name, feed)
         given = self._inputs.given(step.given)
         where = self._where(given, name)
         if step.kind == "speed":
             warm_s = max(self._plan.warm_s, member.warms_up_s)
-            close = given.closes
-            return await speed(member, where, given, self._feed, warm_s, self._plan.run_s, close=close)
-        where = replace(where, closes_in_s=_CLOSES_AFTER_S + 3 * self._plan.run_s)
-        rate = self._rate(step)
-        return await crash(member, where, given, self._feed, self._plan.run_s, rate, step.number)
+            earlier = Spread.of(s.per_cpu_s for s in self._runs.speeds(step.contestant, step.given).values())
+            about_per_s = earlier.median if earlier else member.about_per_s
+            return await speed(member, where, given, feed, warm_s, self._plan.run_s, about_per_s=about_per_s)
+        lasts_s = _KILLED_TIMES * self._plan.run_s
+        where = replace(where, closes_in_s=_CLOSES_AFTER_S + _KILLED_AT_ONCE * lasts_s)
+        return await crash(member, where, given, feed, lasts_s, self._rate(step), step.number)
 
-    async def _latency(self, step: Step, member: Contestant, name: str) -> Latency:
+    async def _latency(self, step: Step, member: Contestant, name: str, feed: Feed) -> Latency:
         rate = self._rate(step) / 2
         per_batch = max(1, round(rate * _BATCH_S / PARTITIONS / (inputs.ENVELOPE_EVENTS if member.envelopes else 1)))
         warm_s = max(self._plan.latency_s / 3, member.warms_up_s)
         events = int(rate * (warm_s + self._plan.latency_s)) + _OPENING
         flow = self._inputs.flow(step.given, events, per_batch, envelopes=member.envelopes)
         where = replace(self._where(flow, name), running_totals=True)
-        return await latency(member, where, flow, self._feed, rate, warm_s)
+        return await latency(member, where, flow, feed, rate, warm_s)
 
     def _rate(self, step: Step) -> float:
         found = Spread.of(speed.per_s for speed in self._runs.speeds(step.contestant, step.given).values())
