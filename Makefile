@@ -17,8 +17,9 @@ help:
 	@echo "make prove    SEEDS=2000 simulated stories, every crash point of small worlds, and production broken rule by rule"
 	@echo "make check    lint, types, the floors of the house, the Dockerfile"
 	@echo "make format   format the code"
-	@echo "make bench    the field on one core each, totals checked; writes bench/RESULTS.md (Linux, two cores, Java, Maven; two hours)"
-	@echo "              QUICK=1: some of it in two minutes. TRACE=<directory>: the Azure LLM inference trace, too"
+	@echo "make bench    the field on one core each, totals checked; writes bench/RESULTS.md (Linux, two cores, Java, Maven; an hour)"
+	@echo "              QUICK=1: some of it in minutes. TRACE=<directory>: the Azure LLM inference trace, too"
+	@echo "              KEEP=<directory>: keep the runs there; said again, only what is missing is measured"
 	@echo "make bench-hotpath    where the time of an event goes; writes bench/RESULTS.md (two minutes)"
 	@echo "make bench-recovery   a million keys restored, measured; writes bench/RESULTS.md (Linux, Java, Maven; minutes)"
 
@@ -49,7 +50,7 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format
 
 bench: $(VENV)/.installed-test bench-peers
-	$(BIN)/python -m bench.field $(if $(QUICK),--quick) $(if $(TRACE),--trace $(TRACE))
+	$(BIN)/python -m bench.field $(if $(QUICK),--quick) $(if $(TRACE),--trace $(TRACE)) $(if $(KEEP),--directory $(KEEP))
 
 # A peer that cannot be installed is left out of the field, and named there.
 bench-peers: $(VENV)/.installed-test
