@@ -18,6 +18,7 @@ from simulation.cluster import Cluster, Refused
 from simulation.plan import Fault
 from tables.effects import Commit, Effect, Produce, ReadBounds, ReadCommitted, ReadLog
 from transport.membership import Membership
+from transport.throttling import Throttling
 
 if TYPE_CHECKING:
     from simulation.process import Process
@@ -74,6 +75,7 @@ class SimulatedBroker:
         self.cluster = cluster
         self.link = link
         self.rng = rng
+        self.throttling = Throttling()
 
     async def start(self) -> None:
         """Connects: raises BrokerError while the cluster is down."""

@@ -26,6 +26,7 @@ from streams.worker import Worker
 from transport.broker import Broker
 from transport.client import bootstrap_servers, faust_credentials
 from transport.membership import Owners
+from transport.throttling import Throttling
 
 log = logging.getLogger("meterline.app")
 
@@ -36,6 +37,7 @@ class MeterlineApp(faust.App):  # type: ignore[misc]
     advertised_url = ""
     worker: Worker
     start_over: StartOver
+    throttling: Throttling
 
     @property
     def owners(self) -> Owners:
@@ -111,6 +113,7 @@ def build(settings: Settings | None = None) -> MeterlineApp:
     app.advertised_url = settings.advertised_url
     app.start_over = StartOver(lambda: _leave(app))
     broker = Broker(settings, lambda: consumer_thread(app))
+    app.throttling = broker.throttling
     app.worker = Worker(
         settings,
         definitions,

@@ -126,6 +126,7 @@ class WorkerView:
                 str(p): _closing(owned.task, tuple(worker.sinks)) for p, owned in sorted(worker.closing.items())
             },
             "sinks": {name: self._sink(name) for name in ("servicebus", "cosmos")},
+            "throttled": worker.broker.throttling.describe(),
         }
 
     def dead_letters(self) -> list[Json]:

@@ -33,12 +33,15 @@ from tables.closing import ClosingTable
 from tables.durable import Durable, Limits
 from tables.metering import MeteringTable
 from transport.membership import Membership
+from transport.throttling import Throttling
 
 log = logging.getLogger("meterline.worker")
 
 
 class Broker(Protocol):
     """A worker's connection for producing and reading: `transport.broker.Broker`, or a simulated one."""
+
+    throttling: Throttling
 
     async def start(self) -> None:
         """Connects; raises the explained error where the broker cannot be used."""

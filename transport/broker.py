@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from schemas.errors import BrokerError, CommitRefused, SendFailed
 from schemas.records import Out, Record
@@ -17,6 +17,7 @@ from tables.effects import Commit, Effect, Produce, ReadBounds, ReadCommitted, R
 from transport.client import client_options, diagnose, missing_topic
 from transport.eventhubs import ConsumerThread
 from transport.membership import Membership
+from transport.throttling import Throttling, be_patient, not_acknowledged
 
 log = logging.getLogger("meterline.broker")
 
@@ -40,6 +41,7 @@ class Broker:
         self._settings = settings
         self._thread = thread
         self._producer: AIOKafkaProducer | None = None
+        self.throttling = Throttling()
 
     async def start(self) -> None:
         """Connects the producer. Raises the explained error where the broker cannot be used."""
@@ -52,6 +54,7 @@ class Broker:
         except KafkaError as error:
             await producer.stop()
             raise await diagnose(error, self._settings) from error
+        be_patient(producer, self.throttling)
         self._producer = producer
 
     async def stop(self) -> None:
@@ -79,21 +82,37 @@ class Broker:
         return len(found)
 
     async def produce(self, records: Sequence[Out]) -> list[int]:
-        """Sends all, waits until every one is acknowledged. Raises SendFailed if one is not."""
-        if self._producer is None:
-            raise SendFailed("the producer is closed: this worker is stopping")
+        """Sends all, waits until every one is acknowledged. Raises SendFailed if one is not.
+
+        Where the broker throttles it waits, for as long as `transport/throttling.py` says.
+        """
         try:
-            sent = [
-                await self._producer.send(out.topic, out.value, key=out.key, partition=out.partition) for out in records
-            ]
-            done: list[Any] = await asyncio.gather(*sent, return_exceptions=True)
+            sent = [await self._taken(out) for out in records]
         except KafkaError as error:
-            raise SendFailed(f"a record for {records[0].topic} was not taken: {type(error).__name__}") from error
+            raise not_acknowledged(f"a record for {records[0].topic} was not taken", error) from error
+        done: list[Any] = await asyncio.gather(*sent, return_exceptions=True)
         for out, result in zip(records, done, strict=True):
+            if isinstance(result, KafkaError):
+                raise not_acknowledged(
+                    f"a record for {out.topic}[{out.partition}] was not acknowledged", result
+                ) from result
             if isinstance(result, BaseException):
-                what = f"a record for {out.topic}[{out.partition}] was not acknowledged: {type(result).__name__}"
-                raise SendFailed(what) from result
+                raise result
         return [result.offset for result in done]
+
+    async def _taken(self, out: Out) -> asyncio.Future[Any]:
+        """Its acknowledgement, once the producer has room for it; that has a deadline, but not while it is throttled."""
+        while True:
+            if self._producer is None:
+                raise SendFailed("the producer is closed: this worker is stopping")
+            try:
+                taken: asyncio.Future[Any] = await self._producer.send(
+                    out.topic, out.value, key=out.key, partition=out.partition
+                )
+                return taken
+            except KafkaTimeoutError:
+                if not self.throttling.waiting:
+                    raise
 
     async def publish(self, topic: str, key: bytes | None, value: bytes) -> tuple[int, int]:
         """Sends one record where Kafka's default partitioner puts its key. Partition and offset, once acknowledged."""
@@ -102,7 +121,7 @@ class Broker:
         try:
             done = await self._producer.send_and_wait(topic, value, key=key)
         except KafkaError as error:
-            raise SendFailed(f"a record for {topic} was not acknowledged: {type(error).__name__}") from error
+            raise not_acknowledged(f"a record for {topic} was not acknowledged", error) from error
         return done.partition, done.offset
 
     def performer(self, topic: str, partition: int, membership: Membership) -> Performer:

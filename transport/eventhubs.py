@@ -35,6 +35,7 @@ from schemas.errors import CommitRefused
 from schemas.records import Batch, PackedRecords
 from transport.fetching import fetch_packed
 from transport.membership import Membership, Owners, directory_assignor
+from transport.throttling import Throttling
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self.epoch = 0
         self.ending = False
         self.takes: Callable[[str, int], bool] = getattr(self.app, "takes", lambda _topic, _partition: True)
+        self.throttling: Throttling = getattr(self.app, "throttling", None) or Throttling()
         self._ends: dict[TopicPartition, int] = {}
         self._assignor_class = directory_assignor(getattr(self.app, "advertised_url", ""))
 
@@ -128,6 +130,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             response = await coordinator._send_req(request)
         except KafkaError as error:
             raise CommitRefused(f"{what} got no answer ({type(error).__name__})") from error
+        self.throttling.answered("commit", response)
         for _, results in response.topics:
             for _, code in results:
                 if code:
@@ -189,7 +192,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             taken = {tp for tp in active if self.takes(tp.topic, tp.partition)}
             wait_s = left_s if len(taken) == len(active) else min(left_s, NOT_TAKEN_S)
             if taken:
-                fetched = await fetch_packed(consumer, taken, wait_s)
+                fetched = await fetch_packed(consumer, taken, wait_s, self.throttling)
             else:  # aiokafka takes none for all
                 fetched = {}
                 with consumer._subscription.fetch_context():  # or it leaves the group for not being polled

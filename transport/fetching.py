@@ -26,6 +26,7 @@ from aiokafka.record.util import decode_varint
 from schemas.records import Headers, PackedRecords
 from schemas.texts import Places, Texts
 from transport import kernels
+from transport.throttling import Throttling
 
 conn.READER_LIMIT = 4 << 20
 """aiokafka's own, 64 KiB, has asyncio take the socket off its selector and put it back hundreds of times a fetch."""
@@ -43,8 +44,9 @@ class Keeping:
     So that partitions do not wait for each other, a fetch of only some of a broker's partitions waits there but shortly.
     """
 
-    def __init__(self, fetcher: Any) -> None:
+    def __init__(self, fetcher: Any, throttling: Throttling) -> None:
         self._client = fetcher._client
+        self._throttling = throttling
         self._fetcher = fetcher
         self._kept: dict[TopicPartition, tuple[int, bytes]] = {}
 
@@ -59,6 +61,7 @@ class Keeping:
         if self._some_held(node_id, asked):
             request._max_wait_ms = min(request._max_wait_ms, HELD_WAIT_MS)
         response = await self._client.send(node_id, request)
+        self._throttling.answered("fetch", response)
         for topic, partitions in response.topics:
             for partition, _, _, *more in partitions:
                 tp = TopicPartition(topic, partition)
@@ -78,14 +81,17 @@ class Keeping:
         return raw if offset == position else None
 
 
-async def fetch_packed(consumer: Any, partitions: set[Any], timeout_s: float) -> dict[TopicPartition, PackedRecords]:
+async def fetch_packed(
+    consumer: Any, partitions: set[Any], timeout_s: float, throttling: Throttling
+) -> dict[TopicPartition, PackedRecords]:
     """Per partition what fetches brought and nobody took yet; waits for some at most `timeout_s`.
 
-    consumer: an AIOKafkaConsumer. Raises what aiokafka raises: fetch errors, ConsumerStoppedError.
+    consumer: an AIOKafkaConsumer. throttling: told what the broker says of it. Raises what aiokafka raises: fetch errors,
+    ConsumerStoppedError.
     """
     fetcher = consumer._fetcher
     if not isinstance(fetcher._client, Keeping):
-        fetcher._client = Keeping(fetcher)
+        fetcher._client = Keeping(fetcher, throttling)
         fetcher._prefetch_backoff = 0.0  # a partition that is not read yet does not keep the others from being fetched
     if consumer._closed or fetcher._closed:
         raise ConsumerStoppedError()

@@ -16,6 +16,7 @@ from schemas.errors import SendFailed
 from schemas.events import tick
 from settings import Settings
 from transport.client import client_options, diagnose, missing_topic
+from transport.throttling import Throttling, be_patient
 
 LINGER_MS = 10
 MAX_BATCH_BYTES = 262_144
@@ -57,6 +58,7 @@ class UsageProducer:
         self._producer = AIOKafkaProducer(
             **client_options(self._settings), acks="all", linger_ms=LINGER_MS, max_batch_size=MAX_BATCH_BYTES
         )
+        be_patient(self._producer, Throttling())
         try:
             await self._producer.start()
             # All topics, never by name: asking for a name creates it on a broker that may create topics by itself.

@@ -67,6 +67,7 @@ class _ViewCollector(Collector):
         yield from _task_metrics(status, self._now_ms())
         yield from _closing_metrics(status.get("closing", {}))
         yield from _sink_metrics(status.get("sinks", {}))
+        yield from _throttling_metrics(status.get("throttled", {}))
         alarms = GaugeMetricFamily(
             "meterline_alarms", "What must be looked at, now; /v1/status says what.", labels=["kind"]
         )
@@ -154,3 +155,22 @@ def _sink_metrics(sinks: Mapping[str, Json]) -> Iterator[Metric]:
         if sink.get("state") != "unconfigured":
             up.add_metric([name], sink.get("state") == "up")
     yield up
+
+
+def _throttling_metrics(throttled: Json) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "meterline_throttled_requests",
+        "Requests that the broker delayed or refused for throttling.",
+        labels=["request"],
+    )
+    seconds = CounterMetricFamily(
+        "meterline_throttled_seconds", "By how much it delayed them, or how long was waited.", labels=["request"]
+    )
+    for request, count in throttled.get("delayed", {}).items():
+        requests.add_metric([request], count)
+        seconds.add_metric([request], throttled["delayed_s"][request])
+    requests.add_metric(["refused_produce"], throttled.get("refused") or 0)
+    seconds.add_metric(["refused_produce"], throttled.get("refused_s") or 0)
+    waiting = GaugeMetricFamily("meterline_throttled_waiting", "Produces that wait now, refused for throttling.")
+    waiting.add_metric([], throttled.get("waiting") or 0)
+    yield from (requests, seconds, waiting)

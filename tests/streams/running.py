@@ -19,6 +19,7 @@ from tables.effects import Effect
 from tests.usage import MINUTE, NOON, ListSink, definitions, meter, usage
 from tests.world import PARTIALS, USAGE, ClosingProcess, MeteringProcess, World
 from transport.membership import Membership
+from transport.throttling import Throttling
 
 METERS = definitions({"stream": {"max_delay": "none"}, "meters": [meter("total")]})
 SETTINGS = Settings(
@@ -38,6 +39,7 @@ class WorldBroker:
     def __init__(self, world: World, **counts: int) -> None:
         self.world = world
         self.counts = counts
+        self.throttling = Throttling()
 
     async def start(self) -> None:
         """Nothing to connect."""

@@ -14,6 +14,7 @@ from aiokafka import TopicPartition
 from schemas.records import Batch, PackedRecords, Record
 from transport import eventhubs
 from transport.eventhubs import ConsumerThread
+from transport.throttling import Throttling
 
 TP = TopicPartition("usage", 0)
 OTHER = TopicPartition("usage", 1)
@@ -66,7 +67,7 @@ def fetched() -> dict[TopicPartition, list[Any]]:
 @pytest.fixture
 def thread(fetched: dict[TopicPartition, list[Any]], monkeypatch: pytest.MonkeyPatch) -> ConsumerThread:
     async def fetch(
-        _consumer: Any, active: set[TopicPartition], _timeout_s: float
+        _consumer: Any, active: set[TopicPartition], _timeout_s: float, _throttling: Throttling
     ) -> dict[TopicPartition, PackedRecords]:
         assert active, "aiokafka takes none for all"
         return {tp: PackedRecords.of(records) for tp, records in fetched.items() if tp in active}
@@ -76,6 +77,7 @@ def thread(fetched: dict[TopicPartition, list[Any]], monkeypatch: pytest.MonkeyP
     thread.epoch, thread.ending, thread.membership, thread._ends = 1, False, None, {}
     thread.takes = lambda _topic, _partition: True
     thread.consumer = SimpleNamespace(flow_active=True)
+    thread.throttling = Throttling()
     return thread
 
 

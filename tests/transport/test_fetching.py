@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from schemas.records import PackedRecords, Record
 from transport.fetching import HELD_WAIT_MS, Keeping, split, unpacked
+from transport.throttling import Throttling
 
 TP, OTHER, ELSEWHERE = (TopicPartition("usage", partition) for partition in range(3))
 Row = tuple[int, bytes | None, bytes | None, list[Any]]
@@ -232,7 +233,7 @@ def bringing(held: bytes) -> Any:
 
 async def test_the_bytes_of_the_last_fetch_of_a_partition_are_kept_until_they_are_taken() -> None:
     fetcher = Fetcher()
-    keeping = Keeping(fetcher)
+    keeping = Keeping(fetcher, Throttling())
     fetcher.answers = [bringing(b"a"), bringing(b"b"), bringing(b"")]
     await keeping.send(1, asking(0))
     assert keeping.take(TP, 7) == b"a"
@@ -246,9 +247,16 @@ async def test_the_bytes_of_the_last_fetch_of_a_partition_are_kept_until_they_ar
 async def test_a_fetch_that_leaves_a_partition_out_does_not_keep_its_broker_from_answering_the_next() -> None:
     """A broker answers one request of a connection after the other, and Faust lets it wait for 1.5 s."""
     fetcher = Fetcher()
-    keeping = Keeping(fetcher)
+    keeping = Keeping(fetcher, Throttling())
     fetcher.answers = [bringing(b"")] * 3
     await keeping.send(1, asking(0, 1))
     await keeping.send(1, asking(1))
     await keeping.send(2, asking(2))
     assert fetcher.waits_ms == [1500, HELD_WAIT_MS, 1500]
+
+
+async def test_a_fetch_that_was_throttled_is_counted() -> None:
+    fetcher, throttling = Fetcher(), Throttling()
+    fetcher.answers = [SimpleNamespace(topics=[], throttle_time_ms=250)]
+    await Keeping(fetcher, throttling).send(1, asking(0, 1))
+    assert throttling.describe()["delayed"] == {"fetch": 1}

@@ -121,6 +121,7 @@ class MemoryView:
         self.metering = {str(p): a_task(ids=0, partials=0) for p in usage}
         self.closing = {str(p): a_closing_task() for p in partials}
         self.sinks: dict[str, Json] = {}
+        self.throttled: Json = {"delayed": {}, "delayed_s": {}, "refused": 0, "refused_s": 0.0, "waiting": 0}
         self.alarm_list: list[Json] = []
         self.letters: list[Json] = []
         self.revisions: list[Json] = []
@@ -196,6 +197,7 @@ class MemoryView:
             "metering": self.metering,
             "closing": self.closing,
             "sinks": self.sinks,
+            "throttled": self.throttled,
         }
 
     def dead_letters(self) -> list[Json]:

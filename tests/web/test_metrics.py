@@ -64,6 +64,24 @@ async def test_lag_watermark_outbox_sinks_and_alarms_are_exported() -> None:
     assert samples["meterline_alarms", "stopped"] == 2
 
 
+async def test_throttling_is_exported_by_request() -> None:
+    view = _busy_view()
+    view.throttled = {
+        "delayed": {"fetch": 3},
+        "delayed_s": {"fetch": 1.5},
+        "refused": 2,
+        "refused_s": 4.0,
+        "waiting": 1,
+    }
+    async with workers(view) as (worker,):
+        samples = await _samples(worker)
+    assert samples["meterline_throttled_requests_total", "fetch"] == 3
+    assert samples["meterline_throttled_seconds_total", "fetch"] == 1.5
+    assert samples["meterline_throttled_requests_total", "refused_produce"] == 2
+    assert samples["meterline_throttled_seconds_total", "refused_produce"] == 4
+    assert samples["meterline_throttled_waiting",] == 1
+
+
 async def test_openmetrics_is_spoken_where_it_is_asked_for() -> None:
     async with workers(_busy_view()) as (worker,):
         async with worker.http.get(
