@@ -122,7 +122,7 @@ async def speed(
     try:
         await running.prepare(feed)
         await running.start()
-        await course.take(course.next(_opening(given, about_per_s * warm_s)))
+        await course.take(course.next(warming(given, about_per_s * warm_s)))
         blocks, warmed_s = _blocks(about_per_s * run_s), running.cpu_s()
         while True:
             cpu_s, wall_s, events = await course.measured(course.next(blocks))
@@ -143,7 +143,7 @@ async def speed(
 async def _batch_speed(
     contestant: Contestant, where: Where, given: Input, feed: Feed, run_s: float, about_per_s: float
 ) -> Speed:
-    opening = _opening(given, 4 * BLOCK_EVENTS)
+    opening = warming(given, 4 * BLOCK_EVENTS)
     few = await _batch(contestant, replace(where, name=f"{where.name}-start"), given, feed, opening)
     all_ = await _batch(contestant, where, given, feed, opening + _blocks(about_per_s * run_s))
     cpu_s, wall_s = all_.cpu_s - few.cpu_s, all_.wall_s - few.wall_s
@@ -259,7 +259,7 @@ async def crash(
         await running.stop()
 
 
-def _opening(given: Input, events: float) -> int:
+def warming(given: Input, events: float) -> int:
     """Blocks for so many events and for every key that is to be live, but as much again is left to be measured, and more."""
     return max(given.opening, min(_blocks(events), len(given.blocks) // 3), 1)
 

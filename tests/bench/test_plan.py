@@ -8,12 +8,17 @@ import pytest
 
 from bench.field.__main__ import ALL, planned
 from bench.field.bars import bars
+from bench.field.catalogue import Catalogue
+from bench.field.inputs import Keys, make, tenants, zipf
+from bench.field.job import WINDOW_MS
 from bench.field.judge import Verdict
-from bench.field.measure import Crash, Latency, Speed
+from bench.field.measure import Crash, Latency, Speed, warming
 from bench.field.plan import BARRED, FULL, ONCE, QUICK, Plan, Step, missing
 from bench.field.records import Run, Runs
 from bench.field.titles import ENVELOPES, MILLION, NEW_KEYS, ONE_K, TRACE, TRACE_ENVELOPES, UNIFORM
 
+HOUR_MS = 1_700_000_000_000 // WINDOW_MS * WINDOW_MS
+TRACE_HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 RIGHT = Verdict(1, 0, 0, 0, 0, 0)
 FIGURES = {
     "speed": Speed(100, 1.0, 1.0, 1.0, RIGHT),
@@ -92,6 +97,27 @@ def test_what_has_failed_is_tried_again_and_is_no_failure_once_it_is_measured(tm
     assert [run.failure for run in runs.failures()] == ["it ended"]
     kept(tmp_path, [step])
     assert Runs.load(tmp_path / "runs.jsonl").failures() == []
+
+
+def test_every_input_is_made_once_and_is_long_enough_to_warm_up_and_to_be_measured(tmp_path: Path) -> None:
+    (tmp_path / "AzureLLMInferenceTrace_code.csv").write_text(TRACE_HEAD + "2023-11-16 18:00:02.5000000,30,4\n" * 200)
+    (tmp_path / "AzureLLMInferenceTrace_conv.csv").write_text(TRACE_HEAD + "2023-11-16 18:00:03.0000000,30,4\n" * 200)
+    catalogue = Catalogue(40_000, HOUR_MS, tmp_path)
+    for title in (ONE_K, ENVELOPES, NEW_KEYS, TRACE, TRACE_ENVELOPES):
+        given = catalogue.given(title)
+        assert catalogue.given(title) is given
+        assert given.opening == 0 and given.closes == (title != NEW_KEYS)
+        opening = warming(given, 1e9)
+        assert 1 <= opening <= len(given.blocks) // 3, "most of it is left, whatever is asked for"
+    catalogue.keep([ONE_K])
+    assert catalogue.given(ENVELOPES) is not given
+
+
+def test_the_keys_of_an_opening_are_all_live_before_anything_is_measured() -> None:
+    keys = Keys(tenants(20_000))
+    given = make("test", keys, zipf(20_000, 10_000, HOUR_MS, 7, live=True), 7, opening=20_000)
+    assert warming(given, 5_000) == given.opening
+    assert sum(len(block.keys) for block in given.blocks[: given.opening]) == 20_000
 
 
 @pytest.mark.parametrize("plan", [FULL, QUICK])
