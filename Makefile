@@ -18,7 +18,7 @@ help:
 	@echo "make check    lint, types, the floors of the house, the Dockerfile"
 	@echo "make format   format the code"
 	@echo "make bench    the field on one core each, totals checked; writes bench/RESULTS.md (Linux, two cores, Java, Maven; an hour)"
-	@echo "              QUICK=1: some of it in minutes. TRACE=<directory>: the Azure LLM inference trace, too"
+	@echo "              QUICK=1: some of it in two minutes. TRACE=<directory>: the Azure LLM inference trace, too"
 	@echo "              KEEP=<directory>: keep the runs there; said again, only what is missing is measured"
 	@echo "make bench-hotpath    where the time of an event goes; writes bench/RESULTS.md (two minutes)"
 	@echo "make bench-recovery   a million keys restored, measured; writes bench/RESULTS.md (Linux, Java, Maven; minutes)"
