@@ -38,11 +38,13 @@ class Settings:
     app_id: str = "meterline"
     """Consumer group, and the name under which a deployment's workers find each other."""
     kafka_bootstrap: str | None = None
-    """`host:port[,host:port]` of a Kafka without authentication. Ignored where an Event Hubs connection string is given."""
+    """`host:port[,host:port]` of a Kafka without authentication. Ignored where an Event Hubs namespace is given."""
     kafka_ca_file: str | None = None
     """PEM file of the authority that signed the broker's certificate; the system's authorities otherwise."""
     eventhubs_connection_string: str | None = field(default=None, repr=False)
     """Event Hubs namespace: Kafka over SASL_SSL as `$ConnectionString`. Wins over `kafka_bootstrap`."""
+    eventhubs_namespace: str | None = None
+    """`name.servicebus.windows.net`, for Entra ID; used where no connection string is given. Wins over `kafka_bootstrap`."""
     eventhubs_amqp_connection_string: str | None = field(default=None, repr=False)
     """For `send --amqp`, where AMQP lives elsewhere than the Kafka endpoint (the local stack); else the one above is used."""
     usage_topic: str = "usage"

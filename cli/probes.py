@@ -39,7 +39,7 @@ from schemas.errors import ConfigurationError, MeterlineError, SinkError
 from settings import Settings
 from sinks.receiving import explain as explain_servicebus
 from sinks.receiving import servicebus_client
-from transport.client import bootstrap_servers, client_options, diagnose
+from transport.client import bootstrap_servers, client_options, connected, diagnose
 
 PROBE_S = 30.0
 """How long one service may take, all its questions together."""
@@ -98,6 +98,7 @@ async def _kafka(settings: Settings, where: str) -> KafkaFacts:
     admin = AIOKafkaAdminClient(**options)
     try:
         await admin.start()
+        await connected(settings, admin._client.cluster)
         # All topics, none by name: on a broker that creates topics by use, asking for one would make it.
         topics = {t["topic"]: len(t["partitions"]) for t in await admin.describe_topics(None) if not t["error_code"]}
         cluster = await admin.describe_cluster()

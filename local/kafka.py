@@ -1,7 +1,8 @@
 """A real Apache Kafka (KRaft, one node) for tests and benchmarks: jars by Maven, data in a directory of the caller.
 
 As strict as Event Hubs where it matters: topics are never created by use, records carry append time, and with `sasl`
-clients must speak SASL_SSL/PLAIN as `$ConnectionString`, with the connection string as password.
+clients must speak SASL_SSL: PLAIN as `$ConnectionString`, with the connection string as password, or OAUTHBEARER with an
+unsigned token.
 """
 
 from __future__ import annotations
@@ -127,7 +128,12 @@ class KafkaCluster:
             protocols.append("EVENTHUBS:SASL_SSL")
             password = self.connection_string.replace("\\", "\\\\").replace('"', '\\"')
             extra = [
-                "listener.name.eventhubs.sasl.enabled.mechanisms=PLAIN",
+                "listener.name.eventhubs.sasl.enabled.mechanisms=PLAIN,OAUTHBEARER",
+                # Unsigned tokens are good enough for a broker of one's own; a connection ends with its token, as Azure's do.
+                "listener.name.eventhubs.oauthbearer.sasl.jaas.config="
+                "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required "
+                'unsecuredLoginStringClaim_sub="broker";',
+                "listener.name.eventhubs.oauthbearer.connections.max.reauth.ms=3600000",
                 "listener.name.eventhubs.plain.sasl.jaas.config="
                 "org.apache.kafka.common.security.plain.PlainLoginModule required "
                 f'user_{SASL_USERNAME}="{password}";',

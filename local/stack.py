@@ -164,7 +164,7 @@ class Stack:
             self._add("broker", tansu_command(bootstrap), {}, lambda: serves(self.processes["broker"], bootstrap))
             await self._begin(self.processes["broker"])
         # Else a deployment's own connection string, from a .env file, would win over the broker of this stack.
-        self._decide(eventhubs_connection_string=None, kafka_ca_file=None)
+        self._decide(eventhubs_connection_string=None, eventhubs_namespace=None, kafka_ca_file=None)
         if self.parts != {"servicebus"} and self.parts != {"cosmos"}:
             await self._create_topics()
 

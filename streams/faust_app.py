@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import faust
 from yarl import URL
@@ -24,9 +25,12 @@ from streams.warming import warm
 from streams.watchdog import longest_join_s, watch
 from streams.worker import Worker
 from transport.broker import Broker
-from transport.client import bootstrap_servers, faust_credentials
+from transport.client import bootstrap_servers, entra_tokens, faust_credentials
 from transport.membership import Owners
 from transport.throttling import Throttling
+
+if TYPE_CHECKING:
+    from transport.entra import EntraTokens
 
 log = logging.getLogger("meterline.app")
 
@@ -38,6 +42,7 @@ class MeterlineApp(faust.App):  # type: ignore[misc]
     worker: Worker
     start_over: StartOver
     throttling: Throttling
+    tokens: EntraTokens | None = None
 
     @property
     def owners(self) -> Owners:
@@ -113,7 +118,7 @@ def build(settings: Settings | None = None) -> MeterlineApp:
     app.advertised_url = settings.advertised_url
     app.start_over = StartOver(lambda: _leave(app))
     broker = Broker(settings, lambda: consumer_thread(app))
-    app.throttling = broker.throttling
+    app.throttling, app.tokens = broker.throttling, entra_tokens(settings)
     app.worker = Worker(
         settings,
         definitions,

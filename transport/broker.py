@@ -10,11 +10,11 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
-from schemas.errors import BrokerError, CommitRefused, SendFailed
+from schemas.errors import BrokerError, CommitRefused, MeterlineError, SendFailed
 from schemas.records import Out, Record
 from settings import Settings
 from tables.effects import Commit, Effect, Produce, ReadBounds, ReadCommitted, ReadLog
-from transport.client import client_options, diagnose, missing_topic
+from transport.client import client_options, connected, diagnose, missing_topic
 from transport.eventhubs import ConsumerThread
 from transport.membership import Membership
 from transport.throttling import Throttling, be_patient, not_acknowledged
@@ -51,9 +51,13 @@ class Broker:
         )
         try:
             await producer.start()
+            await connected(self._settings, producer.client.cluster)
         except KafkaError as error:
             await producer.stop()
             raise await diagnose(error, self._settings) from error
+        except MeterlineError:
+            await producer.stop()
+            raise
         be_patient(producer, self.throttling)
         self._producer = producer
 

@@ -12,48 +12,61 @@ import logging
 import socket
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import errors
 from aiokafka.conn import create_conn
+from aiokafka.protocol.metadata import MetadataRequest
 
 from schemas.errors import BrokerError, ConfigurationError, MeterlineError
 from settings import Settings
 
+if TYPE_CHECKING:
+    from transport.entra import EntraTokens
+
 SASL_USERNAME = "$ConnectionString"
 """The literal user name of Event Hubs' SASL PLAIN; the password is the whole connection string."""
+
+KAFKA_PORT = 9093
+"""Of Event Hubs' Kafka endpoint."""
 
 METADATA_MAX_AGE_MS = 180_000
 CONNECTIONS_MAX_IDLE_MS = 180_000
 REQUEST_TIMEOUT_MS = 60_000
 
 _EVENTHUBS = "METERLINE_EVENTHUBS_CONNECTION_STRING"
+_NAMESPACE = "METERLINE_EVENTHUBS_NAMESPACE"
 _BOOTSTRAP = "METERLINE_KAFKA_BOOTSTRAP"
 _CA_FILE = "METERLINE_KAFKA_CA_FILE"
 
 
 def bootstrap_servers(settings: Settings) -> str:
-    """`host:port[,host:port]` of the broker. Raises ConfigurationError naming both settings where neither is given."""
+    """`host:port[,host:port]` of the broker. Raises ConfigurationError naming the settings where none is given."""
     connection = settings.eventhubs()
     if connection is not None:
         return connection.bootstrap
+    if settings.eventhubs_namespace:
+        host, _, port = settings.eventhubs_namespace.partition(":")
+        return _checked(f"{host}:{port or KAFKA_PORT}", _NAMESPACE)
     if settings.kafka_bootstrap:
-        return _checked(settings.kafka_bootstrap)
+        return _checked(settings.kafka_bootstrap, _BOOTSTRAP)
     raise ConfigurationError(
         "no broker is configured",
-        where=f"{_EVENTHUBS}, {_BOOTSTRAP}",
-        hint="set the connection string of the Event Hubs namespace, or the bootstrap servers of a Kafka",
+        where=f"{_EVENTHUBS}, {_NAMESPACE}, {_BOOTSTRAP}",
+        hint="set the connection string of the Event Hubs namespace, its name for Entra ID, or the servers of a Kafka",
     )
 
 
-def _checked(servers: str) -> str:
+def _checked(servers: str, setting: str) -> str:
     for server in servers.split(","):
         host, _, port = server.strip().rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
             raise ConfigurationError(
                 f"{server.strip()!r} is no address of a broker",
-                where=_BOOTSTRAP,
-                hint="expected host:port, or several separated by commas, like broker-1:9092,broker-2:9092",
+                where=setting,
+                hint="expected name.servicebus.windows.net"
+                if setting == _NAMESPACE
+                else "expected host:port, or several separated by commas, like broker-1:9092,broker-2:9092",
             )
     return servers
 
@@ -61,8 +74,9 @@ def _checked(servers: str) -> str:
 def client_options(settings: Settings, *, request_timeout_ms: int = REQUEST_TIMEOUT_MS) -> dict[str, Any]:
     """Keyword arguments that every aiokafka client takes: AIOKafkaConsumer, AIOKafkaProducer, AIOKafkaAdminClient.
 
-    SASL_SSL as `$ConnectionString` with an Event Hubs connection string, SASL_PLAINTEXT for Microsoft's emulator
-    (`UseDevelopmentEmulator=true`), PLAINTEXT with bootstrap servers alone. The dictionary holds the key: never log it.
+    SASL_SSL as `$ConnectionString` with an Event Hubs connection string, or with tokens of Entra ID with its namespace;
+    SASL_PLAINTEXT for Microsoft's emulator (`UseDevelopmentEmulator=true`), PLAINTEXT with bootstrap servers alone. The
+    dictionary holds the key: never log it.
     Raises ConfigurationError where no broker is configured or the CA file cannot be used.
     """
     _keep_keys_out_of_logs()
@@ -82,11 +96,25 @@ def client_options(settings: Settings, *, request_timeout_ms: int = REQUEST_TIME
         options["sasl_plain_password"] = connection.password
         if connection.tls:
             options["ssl_context"] = tls_context(settings)
+    elif settings.eventhubs_namespace:
+        options["security_protocol"] = "SASL_SSL"
+        options["sasl_mechanism"] = "OAUTHBEARER"
+        options["sasl_oauth_token_provider"] = entra_tokens(settings)
+        options["ssl_context"] = tls_context(settings)
     return options
 
 
+def entra_tokens(settings: Settings) -> EntraTokens | None:
+    """Where tokens come from; None where a key is used, or nothing."""
+    if settings.eventhubs_connection_string or not settings.eventhubs_namespace:
+        return None
+    from transport.entra import tokens  # here, so that azure-identity is loaded only where Entra ID is used
+
+    return tokens(settings.eventhubs_namespace.partition(":")[0])
+
+
 def faust_credentials(settings: Settings) -> Any:
-    """The same as Faust's `broker_credentials`: faust.SASLCredentials, or None for a broker without authentication.
+    """The same as Faust's `broker_credentials`; None for a broker without authentication.
 
     Faust picks SASL_SSL where the credentials carry a TLS context, else SASL_PLAINTEXT (faust/auth.py).
     """
@@ -94,6 +122,8 @@ def faust_credentials(settings: Settings) -> Any:
 
     _keep_keys_out_of_logs()
     connection = settings.eventhubs()
+    if connection is None and settings.eventhubs_namespace:
+        return faust.OAuthCredentials(oauth_cb=entra_tokens(settings), ssl_context=tls_context(settings))
     if connection is None:
         return None
     return faust.SASLCredentials(
@@ -122,6 +152,15 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
         ) from None
 
 
+async def connected(settings: Settings, cluster: Any) -> None:
+    """Raises the explained error where a client has started although the broker refused its token.
+
+    cluster: the client's metadata. A broker that refuses a token answers that there are no brokers, and aiokafka goes on.
+    """
+    if not cluster.brokers():
+        await probe(settings)
+
+
 async def probe(settings: Settings, *, timeout_s: float = 10.0) -> None:
     """Open one connection to each bootstrap server until one answers: TCP, TLS, Kafka, authentication.
 
@@ -140,10 +179,26 @@ async def probe(settings: Settings, *, timeout_s: float = 10.0) -> None:
         except (OSError, errors.KafkaError) as error:
             failure = error
         else:
-            connection.close()
-            return
+            try:
+                if options.get("sasl_mechanism") != "OAUTHBEARER" or await _takes_token(connection):
+                    return
+            finally:
+                connection.close()
+            failure = errors.AuthenticationFailedError()
     assert failure is not None
     raise explain(failure, settings) from failure
+
+
+async def _takes_token(connection: Any) -> bool:
+    """Whether the broker lets this connection ask: not if it answers that there are no brokers, or closes.
+
+    aiokafka takes a refused token for a good one: the refusal comes as a challenge, which it does not look at (conn.py,
+    `OAuthAuthenticator.step`).
+    """
+    try:
+        return bool((await connection.send(MetadataRequest([]))).brokers)
+    except errors.KafkaError:
+        return False
 
 
 async def diagnose(error: BaseException, settings: Settings) -> MeterlineError:
@@ -167,7 +222,9 @@ def explain(error: BaseException, settings: Settings, *, topic: str = "") -> Met
         return error
     where = _where(settings)
     named = f"topic {topic!r}" if topic else "a topic"
-    setting = _EVENTHUBS if settings.eventhubs_connection_string else _BOOTSTRAP
+    setting = _setting(settings)
+    if setting == _NAMESPACE and (refusal := _explain_entra(error, where, named)) is not None:
+        return refusal
     if isinstance(error, errors.SaslAuthenticationFailed | errors.AuthenticationFailedError):
         return ConfigurationError(
             f"{where} refused the key: authentication failed",
@@ -176,7 +233,7 @@ def explain(error: BaseException, settings: Settings, *, topic: str = "") -> Met
         )
     if isinstance(error, errors.UnsupportedSaslMechanismError | errors.IllegalSaslStateError):
         return ConfigurationError(
-            f"{where} does not offer SASL PLAIN",
+            f"{where} does not offer SASL {'OAUTHBEARER' if setting == _NAMESPACE else 'PLAIN'}",
             where=setting,
             hint="Event Hubs' Kafka endpoint is port 9093, and does not exist in the Basic tier",
         )
@@ -215,6 +272,35 @@ def _keep_keys_out_of_logs() -> None:
 
 def _without_sasl(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG or "sasl_auth_bytes" not in record.getMessage()
+
+
+def _setting(settings: Settings) -> str:
+    if settings.eventhubs_connection_string:
+        return _EVENTHUBS
+    return _NAMESPACE if settings.eventhubs_namespace else _BOOTSTRAP
+
+
+def _explain_entra(error: BaseException, where: str, named: str) -> ConfigurationError | None:
+    """What only happens to an identity: it got no token, or it has not the role."""
+    from transport.entra import NoToken
+
+    if isinstance(error, NoToken):
+        what, hint = str(error), "run it with a managed or workload identity, or set AZURE_CLIENT_ID and its like"
+    elif isinstance(error, errors.SaslAuthenticationFailed | errors.AuthenticationFailedError):
+        what, hint = f"{where} refused the token", "is the namespace of the identity's own tenant, and the name right?"
+    elif isinstance(
+        error,
+        errors.TopicAuthorizationFailedError
+        | errors.ClusterAuthorizationFailedError
+        | errors.GroupAuthorizationFailedError,
+    ):
+        what, hint = (
+            f"the identity may not use {named} at {where}",
+            "give it the role Azure Event Hubs Data Owner there",
+        )
+    else:
+        return None
+    return ConfigurationError(what, where=_NAMESPACE, hint=hint)
 
 
 def _explain_connection(error: BaseException, where: str, setting: str) -> MeterlineError:

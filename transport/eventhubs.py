@@ -22,9 +22,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.structs import ConsumerRecord
@@ -37,7 +39,13 @@ from transport.fetching import fetch_packed
 from transport.membership import Membership, Owners, directory_assignor
 from transport.throttling import Throttling
 
+if TYPE_CHECKING:
+    from transport.entra import EntraTokens
+
 T = TypeVar("T")
+
+COMMIT_MARGIN_S = 60.0
+"""So long before its token expires a connection is not used for commits any more."""
 
 NOT_TAKEN_S = 0.02
 """How often it is asked again whether a partition is wanted that was not."""
@@ -57,6 +65,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self.ending = False
         self.takes: Callable[[str, int], bool] = getattr(self.app, "takes", lambda _topic, _partition: True)
         self.throttling: Throttling = getattr(self.app, "throttling", None) or Throttling()
+        self.tokens: EntraTokens | None = getattr(self.app, "tokens", None)
+        self._expiry: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
         self._ends: dict[TopicPartition, int] = {}
         self._assignor_class = directory_assignor(getattr(self.app, "advertised_url", ""))
 
@@ -126,6 +136,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             [(topic, [(partition, offset, "")])],
         )
         what = f"the commit of {topic}[{partition}] at {offset}, generation {membership.generation},"
+        self._renew(coordinator)
         try:
             response = await coordinator._send_req(request)
         except KafkaError as error:
@@ -135,6 +146,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             for _, code in results:
                 if code:
                     raise CommitRefused(f"{what} was refused: {for_code(code).__name__}")
+
+    def _renew(self, coordinator: Any) -> None:
+        """Lets go of a connection to the coordinator whose token is about to expire: a commit over it might get no answer."""
+        connection = coordinator._client._conns.get((coordinator.coordinator_id, ConnectionGroup.COORDINATION))
+        if self.tokens is None or connection is None:
+            return
+        expires_s = self._expiry.setdefault(connection, self.tokens.expires_s)
+        if time.time() > expires_s - COMMIT_MARGIN_S and not connection._requests:
+            connection.close()
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Faust's seek after a rebalance; where the next fetch begins is what was committed."""

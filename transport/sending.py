@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Self
 
 from aiokafka import AIOKafkaProducer, errors
 
-from schemas.errors import SendFailed
+from schemas.errors import MeterlineError, SendFailed
 from schemas.events import tick
 from settings import Settings
-from transport.client import client_options, diagnose, missing_topic
+from transport.client import client_options, connected, diagnose, missing_topic
 from transport.throttling import Throttling, be_patient
 
 LINGER_MS = 10
@@ -61,9 +61,10 @@ class UsageProducer:
         be_patient(self._producer, Throttling())
         try:
             await self._producer.start()
+            await connected(self._settings, self._producer.client.cluster)
             # All topics, never by name: asking for a name creates it on a broker that may create topics by itself.
             cluster = await self._producer.client.fetch_all_metadata()
-        except (TimeoutError, errors.KafkaError, OSError) as error:
+        except (TimeoutError, errors.KafkaError, OSError, MeterlineError) as error:
             await self._producer.stop()
             raise await diagnose(error, self._settings) from error
         found = cluster.partitions_for_topic(self._topic)

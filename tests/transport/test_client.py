@@ -111,8 +111,9 @@ async def test_a_wrong_partition_count_names_both_numbers(settings: Settings) ->
         await ensure_topics(settings, 6, 4)
 
 
-def test_without_any_broker_both_settings_are_named() -> None:
-    with pytest.raises(ConfigurationError, match="METERLINE_EVENTHUBS_CONNECTION_STRING, METERLINE_KAFKA_BOOTSTRAP"):
+def test_without_any_broker_every_setting_that_names_one_is_named() -> None:
+    named = "METERLINE_EVENTHUBS_CONNECTION_STRING, METERLINE_EVENTHUBS_NAMESPACE, METERLINE_KAFKA_BOOTSTRAP"
+    with pytest.raises(ConfigurationError, match=named):
         client_options(Settings())
 
 
