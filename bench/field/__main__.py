@@ -57,18 +57,18 @@ def _commit() -> str:
 
 def chosen(only: Sequence[str] | None, *, quick: bool) -> tuple[list[Contestant], list[str]]:
     """Who takes part, and who does not and why."""
-    members, left_out = [], []
+    members, others = [], []
     for member in ALL:
         lacks = member.lacks()
         if only and member.name not in only:
             continue
         if quick and not only and member.name not in _QUICK_ONES:
-            left_out.append(f"{member.title}: only in a full run")
+            others.append(f"{member.title}: only in a full run")
         elif lacks:
-            left_out.append(f"{member.title}: not on this machine, which lacks {lacks}")
+            others.append(f"{member.title}: not on this machine, which lacks {lacks}")
         else:
             members.append(member)
-    return members, left_out
+    return members, others
 
 
 def planned(plan: Plan, members: Sequence[Contestant], trace: Path | None) -> list[Step]:
@@ -77,7 +77,8 @@ def planned(plan: Plan, members: Sequence[Contestant], trace: Path | None) -> li
     return steps(plan, taking, trace=trace is not None)
 
 
-def _left_out(plan: Plan, trace: Path | None, members: Sequence[Contestant], runs: Runs) -> list[str]:
+def left_out(plan: Plan, trace: Path | None, members: Sequence[Contestant], runs: Runs) -> list[str]:
+    """What a full run has and this one has not, and why."""
     found = []
     if not plan.others:
         found.append("100,000 and 1,000,000 keys, uniform and new ones, and the trace: only in a full run")
@@ -91,11 +92,12 @@ def _left_out(plan: Plan, trace: Path | None, members: Sequence[Contestant], run
         found.append("`kill -9` and restart: only in a full run")
     tried = runs.done() | {run.step for run in runs.failures()}
     titles = {member.name: member.title for member in members}
+    cut: dict[str, list[str]] = {}
     for step in missing(planned(plan, members, trace), tried):
-        if step.kind == "speed" or step._replace(kind="speed", number=0) in runs.done():
+        if step.kind == "speed" or runs.speeds(step.contestant, step.given):
             what = f"{step.kind}, {step.given}, round {step.number + 1}"
-            found.append(f"{titles[step.contestant]}, {what}: the run was cut before it")
-    return found
+            cut.setdefault(what, []).append(titles[step.contestant])
+    return found + [f"{what}: the run was cut before it came to {', '.join(some)}" for what, some in cut.items()]
 
 
 def main() -> None:
@@ -121,14 +123,14 @@ def main() -> None:
     plan = replace(QUICK if options.quick else FULL, **given)
     command = "make bench" + (" QUICK=1" if options.quick else "")
     try:
-        members, left_out = chosen(options.only, quick=options.quick)
+        members, others = chosen(options.only, quick=options.quick)
         load = busy()
         kept = options.report
         runs = Runs.load(kept) if kept else _measured(plan, members, options.directory, options.trace)
     except MeterlineError as error:
         raise SystemExit(f"make bench: {error}") from None
-    left_out += _left_out(plan, options.trace, members, runs)
-    text = section(runs, members, Occasion(command, today(), machine(), load, versions(), left_out))
+    others += left_out(plan, options.trace, members, runs)
+    text = section(runs, members, Occasion(command, today(), machine(), load, versions(), others))
     print(text)
     if options.report or not (options.only or given):
         write_section(TITLE, text)

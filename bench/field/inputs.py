@@ -23,6 +23,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from bench.field.job import CLOSER, DISORDER_MS, PARTITIONS, PROBE, TYPES, WINDOW_MS
 from schemas.hashing import murmur2
+from schemas.texts import Texts
+from streams.kernels import partitions
 
 BLOCK_EVENTS = 5_000
 BATCH_RECORDS = 1_000
@@ -73,16 +75,18 @@ class Keys:
 
     def __init__(self, names: Sequence[str], *, by_subject: bool = False) -> None:
         self.names = names
-        self._by_subject = by_subject
+        self._record_keys = [(n.rpartition("/")[0] if by_subject else n).encode() for n in names]
+        found = np.empty(len(names), np.int64)
+        partitions(*Texts.of(self._record_keys), PARTITIONS, found)
+        self._partitions = found.tolist()
         self._known: dict[int, Key] = {}
 
     def __getitem__(self, number: int) -> Key:
         known = self._known.get(number)
         if known is None:
-            name = self.names[number]
-            subject, _, kind = name.rpartition("/")
-            record_key = subject if self._by_subject else name
-            known = self._known[number] = Key(record_key.encode(), partition_of(record_key), _event_head(subject, kind))
+            subject, _, kind = self.names[number].rpartition("/")
+            record_key, partition = self._record_keys[number], self._partitions[number]
+            known = self._known[number] = Key(record_key, partition, _event_head(subject, kind))
         return known
 
 

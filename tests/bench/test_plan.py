@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.field.__main__ import ALL, planned
+from bench.field.__main__ import ALL, left_out, planned
 from bench.field.bars import bars
 from bench.field.catalogue import Catalogue
 from bench.field.inputs import Keys, make, tenants, zipf
@@ -87,6 +87,14 @@ def test_a_run_that_was_cut_goes_on_with_what_is_missing_and_says_which_rounds_a
     runs = kept(tmp_path, EVERYTHING[first:], "the morning")
     assert missing(EVERYTHING, runs.done()) == []
     assert (runs.sittings(), runs.torn()) == (["the evening", "the morning"], [1])
+
+
+def test_what_a_run_that_was_cut_did_not_come_to_is_told(tmp_path: Path) -> None:
+    runs = kept(tmp_path, [step for step in EVERYTHING if step.kind != "crash" and step.contestant != "quix"])
+    told = [line for line in left_out(FULL, Path("trace"), ALL, runs) if "was cut" in line]
+    assert f"speed, {ONE_K}, round 3: the run was cut before it came to Quix Streams" in told
+    (crash,) = [line for line in told if line.startswith(f"crash, {ONE_K}, round 1: ")]
+    assert "stock Faust" in crash and "Quix" not in crash, "a kill goes by a speed that is not known either"
 
 
 def test_what_has_failed_is_tried_again_and_is_no_failure_once_it_is_measured(tmp_path: Path) -> None:
