@@ -54,12 +54,14 @@ class Performer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often, in seconds. emit: changed partials. everywhere: watermarks to all targets. prompt: a checkpoint of
-    CLOSING that revisions wait for, spaced so that commits stay below Event Hubs' 4/s a partition (azure-docs: Event
-    Hubs Kafka troubleshooting). snapshot: a new one at least this often. tick: spacing of ticks. starved: how long a log may
-    go on while nothing of it comes, before what was fetched is taken for lost."""
+    """How often, in seconds. emit: changed partials. behind: how much later they may leave while more usage has come already:
+    then they are not the newest anyway, and the more is folded, the less leaves of it. everywhere: watermarks to all targets.
+    prompt: a checkpoint of CLOSING that revisions wait for, spaced so that commits stay below Event Hubs' 4/s a partition
+    (azure-docs: Event Hubs Kafka troubleshooting). snapshot: a new one at least this often. tick: spacing of ticks. starved:
+    how long a log may go on while nothing of it comes, before what was fetched is taken for lost."""
 
     emit_s: float = 0.5
+    behind_s: float = 1.5
     everywhere_s: float = 1.0
     checkpoint_s: float = 5.0
     prompt_s: float = 0.4
@@ -347,7 +349,7 @@ class MeteringTask(PartitionTask):
 
     async def work(self, now_s: float) -> None:
         """Emits, checkpoints, ticks."""
-        if now_s >= self._next_emit_s:
+        if now_s >= self._next_emit_s + (0.0 if self._inbox.empty() else self._pace.behind_s):
             everywhere = now_s >= self._next_everywhere_s
             await self._drive(self.metering.emit(everywhere=everywhere))
             self._next_emit_s = now_s + self._pace.emit_s

@@ -442,3 +442,16 @@ async def test_a_log_that_has_nothing_more_starves_nobody(world: World) -> None:
     await until(lambda: owner.clock.monotonic_s() > at_s + 0.05)
     assert owner.gone == []
     await owner.task.close()
+
+
+async def test_partials_leave_later_while_more_usage_has_come_already(world: World) -> None:
+    """Behind, it folds first; once it has caught up, what changed leaves at once."""
+    owner = Owner(world, pace=replace(QUICK, emit_s=0.0, behind_s=3600.0, checkpoint_s=3600.0))
+    positions: list[int] = []
+    owner.performer.gate = lambda effect: positions.append(owner.task.position)  # type: ignore[func-returns-value]
+    await owner.task.offer(owner.batch(0, 2))
+    await owner.task.offer(owner.batch(2, 5))
+    owner.task.start()
+    await until(lambda: owner.task.position == 5 and owner.process.world.logs[PARTIALS, 0].end > 0)
+    assert 2 not in positions and 5 in positions
+    await owner.task.close()
