@@ -79,30 +79,44 @@ def end_of_number(letters: Array, at: int, end: int) -> int:
 
 
 @kernel
-def match(
-    letters: Array,
-    begins: Array,
-    ends: Array,
-    chosen: Array,
-    constants: Array,
-    bounds: Array,
-    numbers: Array,
-    filled: Array,
-    most: int,
-    starts: Array,
-    stops: Array,
-    record: Array,
-    place: Array,
-) -> int:
-    """The events of chosen records that are all of one shape; gives how many there are. A record that is not is unchosen.
+def _matched(
+    letters: Array, at: int, end: int, constants: Array, bounds: Array, numbers: Array, filled: Array, first: int, last: int,
+    starts: Array, stops: Array, row: int,
+) -> int:  # fmt: skip
+    """Where an event of one shape that begins at `at` ends; -1 where there is none. first, last: the shape's bounds."""
+    for number in range(first, last):
+        constant = bounds[number]
+        size = bounds[number + 1] - constant
+        if at + size > end or not same(letters, at, constants, constant, size):
+            return -1
+        at += size
+        if number < last - 1:
+            stop = end_of_number(letters, at, end) if numbers[number] else end_of_text(letters, at, end)
+            if stop < at + filled[number]:  # -1, too
+                return -1
+            starts[number - first, row], stops[number - first, row] = at, stop
+            at = stop
+    return at
 
-    letters: uint8. begins, ends: of each record. constants: all one behind the other, `bounds` where each begins and the
-    last ends. numbers, filled: of each value, whether it is a number, and whether it must not be empty. most: events of a
-    record. Written: starts, stops (values, events): where each value stands; record, place: of each event, int64.
+
+@kernel
+def match(
+    letters: Array, begins: Array, ends: Array, chosen: Array, constants: Array, bounds: Array, numbers: Array, filled: Array,
+    shapes: Array, most: int, starts: Array, stops: Array, record: Array, place: Array, shape: Array, stuck: Array,
+) -> int:  # fmt: skip
+    """The events of chosen records, each of one of some shapes; gives how many there are. A record with others is unchosen.
+
+    letters: uint8. begins, ends: of each record. constants: of all shapes, one behind the other; bounds: where each begins
+    and the last ends; numbers, filled: whether the value behind a constant is a number, and whether it must not be empty.
+    shapes: of each shape the number of its first constant, and behind the last one how many there are. most: events of a
+    record. Written, int64: starts, stops (values, events): where each value stands; record, place, shape: of each event;
+    stuck: of each record the place of the first event that is of none of the shapes.
     """
-    values = len(numbers)
     found = 0
+    guess = 0
+    many = len(shapes) - 1
     for number in range(len(begins)):
+        stuck[number] = 0
         if not chosen[number]:
             continue
         at, end = begins[number], ends[number]
@@ -111,24 +125,19 @@ def match(
         at += packed
         good = False
         while found - before < most:
-            for value in range(values + 1):
-                constant = bounds[value]
-                size = bounds[value + 1] - constant
-                if at + size > end or not same(letters, at, constants, constant, size):
-                    at = -1
+            begin, at = at, -1
+            for turn in range(many):
+                tried = (guess + turn) % many
+                at = _matched(
+                    letters, begin, end, constants, bounds, numbers, filled, shapes[tried], shapes[tried + 1],
+                    starts, stops, found,
+                )  # fmt: skip
+                if at >= 0:
+                    guess = tried
                     break
-                at += size
-                if value == values:
-                    break
-                stop = end_of_number(letters, at, end) if numbers[value] else end_of_text(letters, at, end)
-                if stop < at + filled[value]:  # -1, too
-                    at = -1
-                    break
-                starts[value, found], stops[value, found] = at, stop
-                at = stop
             if at < 0:
                 break
-            record[found], place[found] = number, found - before
+            record[found], place[found], shape[found] = number, found - before, guess
             found += 1
             if not packed:
                 good = at == end
@@ -140,6 +149,7 @@ def match(
                 break
             at += 1
         if not good:
+            stuck[number] = found - before
             found = before
             chosen[number] = False
     return found

@@ -48,6 +48,9 @@ class Value(NamedTuple):
     number: bool
 
 
+_NO_VALUE = Value(-1, number=False)
+
+
 class Shape:
     """What stands around the values of an event.
 
@@ -60,12 +63,9 @@ class Shape:
         self.values = values
         self.attributes: dict[str, Value] = {name: document[name] for name in _ATTRIBUTES}
         self.data: dict[str, Any] | None = document.get("data")
-        self._around = np.frombuffer(b"".join(constants), np.uint8)
-        self._bounds = np.cumsum([0, *map(len, constants)])
-        self._numbers = np.array([value.number for value in values])
-        self._filled = np.zeros(len(values), np.int64)
-        self._filled[[self.attributes[name].at for name in _FILLED]] = 1
-        self._least = int(self._bounds[-1] + self._filled.sum())
+        self.filled = np.zeros(len(values) + 1, np.int64)
+        self.filled[[self.attributes[name].at for name in _FILLED]] = 1
+        self.least = sum(map(len, constants)) + int(self.filled.sum())
 
     @classmethod
     def of(cls, event: bytes) -> Shape | None:
@@ -91,20 +91,6 @@ class Shape:
         if any(type(document.get(name)) is not Value or document[name].number for name in _ATTRIBUTES):
             return None
         return cls(constants, values, document) if type(document.get("data", {})) is dict else None
-
-    def match(self, batch: Texts, chosen: Flags) -> Matched:
-        """The events of chosen records (flags, unset where a record is not of this shape), as far as they match.
-
-        A record matches if each of its events does.
-        """
-        at_most = int(((batch.stops - batch.starts)[chosen] // self._least + 1).sum())
-        starts, stops = np.empty((2, len(self.values), at_most), np.int64)
-        records, places = np.empty((2, at_most), np.int64)
-        found = kernels.match(
-            batch.letters, batch.starts, batch.stops, chosen, self._around, self._bounds, self._numbers, self._filled,
-            MAX_ELEMENTS, starts, stops, records, places,
-        )  # fmt: skip
-        return Matched(self, batch.letters, records[:found], places[:found], starts[:, :found], stops[:, :found])
 
 
 class Matched(NamedTuple):
@@ -146,40 +132,79 @@ class Shapes:
 
     def __init__(self) -> None:
         self._shapes: list[Shape] = []
+        self._columns = _columns([])
 
     def split(self, batch: Texts, plain: Flags | None) -> tuple[list[Matched], list[int]]:
-        """The events of records' values that have a known shape, and the numbers of the records that are left.
+        """The events of records' values that have known shapes, and the numbers of the records that are left.
 
-        plain: False for values that are not to be looked at, those with headers of binary mode.
+        Of a record all events have one, or it is left. plain: False for values that are not to be looked at, those with
+        headers of binary mode.
         """
         left = np.ones(len(batch.starts), bool) if plain is None else plain.copy()
-        found: list[Matched] = []
-
-        def look(shape: Shape) -> bool:
-            chosen = left.copy()
-            matched = shape.match(batch, chosen)
-            if not len(matched.records):
-                return False
-            found.append(matched)
-            left[chosen] = False
-            return True
-
-        of_use = [shape for shape in self._shapes if left.any() and look(shape)]
+        found, stuck = self._look(batch, left)
         unknown = left.copy()
         for _ in range(TRIES):
             if not unknown.any():
                 break
             number = int(np.argmax(unknown))
-            shape = Shape.of(_first_event(batch.text(number)))
-            unknown[number] = False
-            if shape is not None and look(shape):
-                of_use.append(shape)
-                unknown &= left
-        if of_use:
-            self._shapes = [*of_use, *(shape for shape in self._shapes if shape not in of_use)][:MOST]
+            shape = Shape.of(_event(batch.text(number), int(stuck[number])))
+            if shape is None or any(shape.constants == known.constants for known in self._shapes):
+                unknown[number] = False
+                continue
+            self._remember([shape, *self._shapes])
+            more, stuck = self._look(batch, left)
+            found += more
+            unknown &= left
+        if found:
+            of_use = list({id(matched.shape): matched.shape for matched in found}.values())
+            if self._shapes[: len(of_use)] != of_use:
+                self._remember([*of_use, *(shape for shape in self._shapes if shape not in of_use)])
         if plain is not None:
             left |= ~plain
         return found, np.flatnonzero(left).tolist()
+
+    def _remember(self, shapes: list[Shape]) -> None:
+        self._shapes = shapes[:MOST]
+        self._columns = _columns(self._shapes)
+
+    def _look(self, batch: Texts, left: Flags) -> tuple[list[Matched], Integers]:
+        """The events of records that are left, and of each record where it got stuck; what is found is not left any more."""
+        stuck = np.zeros(len(left), np.int64)
+        if not self._shapes:
+            return [], stuck
+        chosen = left.copy()
+        least, widest = min(shape.least for shape in self._shapes), max(len(shape.values) for shape in self._shapes)
+        at_most = int(((batch.stops - batch.starts)[chosen] // least + 1).sum())
+        starts, stops = np.empty((2, widest, at_most), np.int64)
+        records, places, kinds = np.empty((3, at_most), np.int64)
+        many = kernels.match(
+            batch.letters, batch.starts, batch.stops, chosen, *self._columns, MAX_ELEMENTS, starts, stops, records, places,
+            kinds, stuck,
+        )  # fmt: skip
+        left[chosen] = False
+        whole = Matched(
+            self._shapes[0], batch.letters, records[:many], places[:many], starts[:, :many], stops[:, :many]
+        )
+        found = []
+        for kind in np.flatnonzero(np.bincount(kinds[:many], minlength=len(self._shapes))).tolist():
+            mine = whole.only(kinds[:many] == kind)
+            shape = self._shapes[kind]
+            values = len(shape.values)
+            found.append(mine._replace(shape=shape, starts=mine.starts[:values], stops=mine.stops[:values]))
+        return found, stuck
+
+
+def _columns(shapes: Sequence[Shape]) -> tuple[Any, Any, Any, Any, Integers]:
+    """Shapes as `kernels.match` takes them: constants, bounds, numbers, filled, and of each shape its first constant."""
+    constants = [constant for shape in shapes for constant in shape.constants]
+    numbers = [value.number for shape in shapes for value in (*shape.values, _NO_VALUE)]
+    return (
+        np.frombuffer(b"".join(constants), np.uint8),
+        np.cumsum([0, *map(len, constants)]),
+        np.array(numbers, bool),
+        np.concatenate([shape.filled for shape in shapes] or [np.empty(0, np.int64)]),
+        np.cumsum([0, *(len(shape.constants) for shape in shapes)]),
+    )
 
 
 def told_apart(texts: Texts) -> tuple[Integers, Texts]:
@@ -189,15 +214,15 @@ def told_apart(texts: Texts) -> tuple[Integers, Texts]:
     return codes, texts.only(firsts[:names])
 
 
-def _first_event(value: bytes) -> bytes:
-    """The first event of a record, or what stands in its place."""
+def _event(value: bytes, place: int) -> bytes:
+    """The event at a place of a record, or what stands there."""
     if value[:1] != b"[":
         return value
     try:
         elements: list[msgspec.Raw] = _ELEMENTS.decode(value)
     except _FAILURES:
         return b""
-    return bytes(elements[0]) if elements else b""
+    return bytes(elements[place]) if place < len(elements) else b""
 
 
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])

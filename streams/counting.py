@@ -24,7 +24,7 @@ from schemas.partials import NEVER
 from schemas.plain import decode_plain
 from schemas.reader import Measured, Reader
 from schemas.records import PackedRecords, Record
-from schemas.shapes import Matched, Shapes
+from schemas.shapes import Matched, Shape, Shapes
 from schemas.times import parse_rfc3339
 from schemas.written import Flags, Integers
 from streams.folding import Folding
@@ -165,31 +165,31 @@ class Counting:
         headers = records.headers
         plain = None if headers is None else np.array([not is_binary(held) for held in headers])
         matched, left = self._shapes.split(records.texts, plain)
-        for events in matched:
-            left += self._shaped(found, events)
-        if left:
-            self._decoded(found, sorted(left), plain)
+        types = [(events.shape, events.told_apart(events.shape.attributes["type"])) for events in matched]
+        odd = [m.records for shape, named in types for name, m in named.items() if not self._readable(name, shape)]
+        others = np.unique(np.concatenate([np.array(left, np.int64), *odd]))
+        for _, named in types:
+            for name, events in named.items():
+                self._shaped(found, name, events.only(~np.isin(events.records, others)) if len(others) else events)
+        if len(others):
+            self._decoded(found, others.tolist(), plain)
         return found
 
-    def _shaped(self, found: _Slice, matched: Matched) -> list[int]:
-        """Events of one shape. Gives the numbers of records that must be read otherwise."""
-        types = matched.told_apart(matched.shape.attributes["type"])
-        others: set[int] = set()
-        for name, events in types.items():
-            plan = self._reader.plan(name)
-            if name == TICK_TYPE or (plan is not None and not readable(plan, matched.shape)):
-                others.update(events.records.tolist())
-        for name, events in types.items():
-            kept = events.only(~np.isin(events.records, list(others))) if others else events
-            if not len(kept.records):
-                continue
-            self._note(found, kept.records)
-            plan = self._reader.plan(name)
-            if plan is None:
-                self.table.ledger.unmatched += len(kept.records)
-            else:
-                self._block(found, shaped(plan, kept), kept.records, kept.places)
-        return sorted(others)
+    def _readable(self, event_type: str, shape: Shape) -> bool:
+        """Whether events of this type and shape can be read together; if not, neither is what shares their records."""
+        plan = self._reader.plan(event_type)
+        return event_type != TICK_TYPE and (plan is None or readable(plan, shape))
+
+    def _shaped(self, found: _Slice, event_type: str, events: Matched) -> None:
+        """Events of one shape and type."""
+        if not len(events.records):
+            return
+        self._note(found, events.records)
+        plan = self._reader.plan(event_type)
+        if plan is None:
+            self.table.ledger.unmatched += len(events.records)
+        else:
+            self._block(found, shaped(plan, events), events.records, events.places)
 
     def _decoded(self, found: _Slice, numbers: list[int], plain: Flags | None) -> None:
         """Records that have no shape: together where they are plain, else one by one."""

@@ -189,6 +189,16 @@ def test_what_is_usual_has_a_shape(name: str) -> None:
     assert agree([TAKEN[name]]) == set()
 
 
+def test_an_envelope_of_several_shapes_is_read_by_them() -> None:
+    """As many are learned from a batch as may be; the next ones know them."""
+    kinds = [event_bytes(id=str(n), data={f"key{n % 3}": n, "text": "t"}) for n in range(9)]
+    shapes = Shapes()
+    assert agree([b"[" + b",".join(kinds) + b"]"], shapes=shapes) == {0}, "two of three are learned"
+    assert (
+        agree([b"[" + b",".join(kinds) + b"]", kinds[1], b"[" + b",".join(kinds[::-1]) + b"]"], shapes=shapes) == set()
+    )
+
+
 def test_an_extension_costs_nothing() -> None:
     assert agree([event_bytes(traceparent="00"), event_bytes(id="2", traceparent="01")]) == set()
 

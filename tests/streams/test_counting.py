@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import orjson
 import pytest
 
 from schemas.deadletters import DeadLetter
@@ -94,3 +95,29 @@ def test_a_batch_without_a_record_moves_on_all_the_same() -> None:
     process = MeteringProcess(world)
     process.stage.step(Batch(0, 3, []))
     assert process.table.position == 3
+
+
+@pytest.mark.parametrize("odd", [b"true", b"[1]", b'"no"'])
+def test_an_envelope_of_many_kinds_is_counted_event_by_event(odd: bytes) -> None:
+    """Of several types and shapes, some of them unmatched; and one that no column can take leaves its neighbours whole."""
+    meters = [meter("total", group_by={"model": "/model"}), meter("calls", "count", event_type="ping")]
+    world = World(definitions({"meters": meters}))
+    for number in range(3):
+        events = [
+            usage(f"{number}-a", NOON, n=1, model="m"),
+            usage(f"{number}-b", NOON, type="ping", host="h"),
+            usage(f"{number}-c", NOON, n=2),
+            usage(f"{number}-d", NOON, type="other", n=5),
+            usage(f"{number}-e", NOON, n=4, model="m"),
+        ]
+        if number == 1:
+            events.insert(3, usage("odd", NOON, n=777))
+        value = orjson.dumps(events).replace(b"777", odd)
+        world.use(value, at_ms=NOON)
+    process = MeteringProcess(world)
+    process.read()
+    ledger = process.table.ledger
+    assert (ledger.read, ledger.counted, ledger.unmatched, ledger.dead_lettered) == (16, 12, 3, 1)
+    sums = {(key.meter, key.group): held.share.amount for key, held in process.table.partials.items()}
+    assert sums == {("total", (("model", "m"),)): 15, ("total", (("model", ""),)): 6, ("calls", ()): None}
+    assert [(letter.offset, letter.index) for letter in process.stage.dead_letters] == [(1, 3)]
