@@ -54,7 +54,7 @@ UNPACK, SHAPES, COLUMNS, ORDER, DIGESTS, IDS, FOLD, REST, EMIT, CHECKPOINT = (
     "what stands around the values (`schemas/shapes.py`)",
     "times, subjects, quantities (`schemas/columns.py`)",
     "order and watermarks",
-    "digests of ids (BLAKE2b)",
+    "digests of ids, and their lanes (`schemas/ids.py`)",
     "known ids (`tables/dedupe.py`)",
     "sums per window (`streams/folding.py`)",
     "the rest of the step",

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from schemas.definitions import Definitions, Meter
 from schemas.events import event_id_digest
+from schemas.ids import ID_BYTES
 from schemas.partials import RECORD_MAX
 from schemas.records import Batch, Out, PackedRecords, Record
 from schemas.times import format_rfc3339
@@ -28,7 +29,6 @@ from settings import Settings
 from streams.closing import Closing
 from streams.metering import Metering, Topics
 from tables.closing import ClosingTable
-from tables.dedupe import ITEM_BYTES
 from tables.durable import Durable
 from tables.effects import Procedure, Produce
 from tables.metering import MeteringTable
@@ -110,7 +110,7 @@ def needs(load: Load, definitions: Definitions, settings: Settings) -> Need:
     marks_s = load.sources * load.targets / emit_s
     partials = Stream(partials_s + 40 * marks_s, _records_s(partials_s, marks_s) + marks_s, 1)
     # A snapshot is as large as the chunks since the last one: every byte that is written is written about twice.
-    metering_s = 2 * (_touched(load, checkpoint_s) * weights.metering / checkpoint_s + load.events_s * ITEM_BYTES)
+    metering_s = 2 * (_touched(load, checkpoint_s) * weights.metering / checkpoint_s + load.events_s * ID_BYTES)
     closing_s = 2 * (
         _touched(load, emit_s) * weights.closing / max(checkpoint_s, emit_s) + revisions_s * weights.revision
     )
@@ -188,7 +188,7 @@ def _weigh(definitions: Definitions) -> _Weights:
     assert metering_table.ledger.counted == len(values), f"every event of the sample counts: {metering_table.ledger}"
     sent = [out for out in _written(metering.emit()) if out.topic == "partials"]
     closing.step(Batch(0, len(sent), [Record(at, START_MS, out.key, out.value) for at, out in enumerate(sent)]))
-    ids = len(values) * ITEM_BYTES
+    ids = len(values) * ID_BYTES
     windows = list(closing_table.windows)
     revision = sum(len(json.dumps(closing.describe(key), separators=(",", ":"))) for key in windows) / max(
         1, len(windows)

@@ -264,14 +264,7 @@ def tick(time_ms: int, source: str, id: str) -> bytes:
     )
 
 
-def id_hash(source: str) -> hashlib.blake2b:
-    """The hash of a source's ids: a copy of it, updated with an id's bytes, digests to `event_id_digest`."""
-    text = source.encode()
-    return hashlib.blake2b(b"%d:%b" % (len(text), text), digest_size=16)
-
-
 def event_id_digest(source: str, id: str) -> bytes:
     """16 bytes that stand for (`source`, `id`): BLAKE2b over the length-prefixed source, then the id (design §4)."""
-    digest = id_hash(source)
-    digest.update(id.encode())
-    return digest.digest()
+    text = source.encode()
+    return hashlib.blake2b(b"%d:%b%b" % (len(text), text, id.encode()), digest_size=16).digest()

@@ -214,12 +214,12 @@ def lanes_of(
         counters[row] = -1
         start, stop = starts[row], stops[row]
         end = stop
-        counter = 0
+        counter: Any = 0
         scale = 1
         while end > start and stop - end <= DIGITS and _ZERO <= letters[end - 1] <= _NINE:
             end -= 1
             if stop - end <= DIGITS:
-                counter += int(letters[end] - _ZERO) * scale
+                counter += (np.int64(letters[end]) - 48) * scale
                 scale *= 10
         digits = stop - end
         if digits == 0 or digits > DIGITS or end == start or _hexadecimal(letters[end - 1]):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from schemas.errors import Way
+from schemas.ids import Ids
 from schemas.partials import RECORD_MAX
 from schemas.records import Batch, Record
 from schemas.times import parse_rfc3339
@@ -59,6 +60,7 @@ class Judge(Comparison):
         self.stops: dict[str, str] = {}
         self.checks = 0
         self.recoveries = 0
+        self._ids = [[Ids.of([])] for _ in range(world.sources)]
         self._committed: dict[tuple[str, int], int] = {}
         self._checkpoints: dict[int, list[tuple[int, int]]] = {}
         self._chance = random.Random(f"{world.seed}/judge")
@@ -69,6 +71,7 @@ class Judge(Comparison):
     def appended(self, source: int, record: Record) -> None:
         """A record of usage is in the log."""
         self.oracle.read(source, record.offset, record.timestamp_ms, record.key, record.value)
+        self._ids[source].append(pictures.ids_in([record]))
         self._joint.append((self.world.loop.time(), self._joint_watermark()))
 
     def metering_stepped(self, source: int, stage: Metering) -> None:
@@ -127,8 +130,8 @@ class Judge(Comparison):
         self.recoveries += 1
         table = task.metering.table
         plain = self._plain_metering_at(task.partition, table.position)
-        correct_for_ms = self.world.definitions.stream.correct_for_ms
-        mine, theirs = pictures.of_metering(table, correct_for_ms), pictures.of_metering(plain.table, correct_for_ms)
+        ids = self._ids_of(task.partition)
+        mine, theirs = pictures.of_metering(table, ids), pictures.of_metering(plain.table, ids)
         if found := pictures.difference(mine, theirs):
             self._break("L5", f"usage[{task.partition}] recovered at {table.position}: {found}")
 
@@ -161,14 +164,21 @@ class Judge(Comparison):
         if set(table.partials) != live:
             odd = sorted(set(table.partials) ^ live)[:3]
             self._break("L10", f"usage[{source}] at {position} remembers {len(table.partials)} partials: {odd}")
-        counted = pictures.known_ids(table, 1 << 60)
-        oldest_ms = table.watermark_ms - self.world.definitions.stream.correct_for_ms
-        known = {digest: time_ms for digest, time_ms in counted.items() if time_ms >= oldest_ms}
-        if known != dict(self.oracle.known(source, position)):
-            self._break("L1", f"usage[{source}] at {position} knows {len(known)} ids, and not the oracle's")
-        kept_ms = max(1000, self.world.definitions.stream.correct_for_ms // 96)
-        if stale := [digest for digest, time_ms in counted.items() if time_ms < oldest_ms - 2 * kept_ms]:
-            self._break("L10", f"usage[{source}] at {position} holds {len(stale)} ids that are long too late")
+        known, theirs = pictures.known_ids(table, self._ids_of(source)), self.oracle.known(source, position)
+        if known != theirs:
+            self._break(
+                "L1", f"usage[{source}] at {position} knows {len(known)} ids, and not the oracle's {len(theirs)}"
+            )
+        if len(table.ids) > 2 * len(theirs):  # an id that two owners held otherwise is there twice
+            self._break(
+                "L10", f"usage[{source}] at {position} holds {len(table.ids)} ids, of which {len(theirs)} are known"
+            )
+
+    def _ids_of(self, source: int) -> Ids:
+        """Every id of a usage partition so far."""
+        parts = self._ids[source]
+        parts[:] = [Ids.joined(parts)]
+        return parts[0]
 
     def closing_accepted(self, partition: int, stage: Closing) -> None:
         """L10: no window is held past its seal."""

@@ -205,19 +205,33 @@ MUTANTS = (
     # -- §4: one event, one fate
     _one(
         "an id is forgotten too early", "§4", "tables/dedupe.py",
-        "watermarks_ms[chosen]) - self._correct_for_ms", "watermarks_ms[chosen])",
+        "(watermarks_ms - self._correct_for_ms) // self._bucket_ms", "watermarks_ms // self._bucket_ms",
     ),
     _one(
         "an id is known for longer than it may be", "§4", "tables/dedupe.py",
-        "known = found & (self._times[at].astype(np.int64) + self._base_ms >= floors_ms)", "known = found",
-        200, "long",
+        "(watermarks_ms - self._correct_for_ms) // self._bucket_ms",
+        "(watermarks_ms - 2 * self._correct_for_ms) // self._bucket_ms", 200, "long",
+    ),
+    _one(
+        "an id is known to the millisecond only", "§4", "tables/dedupe.py",
+        "(watermarks_ms - self._correct_for_ms) // self._bucket_ms",
+        "(watermarks_ms - self._correct_for_ms - 1) // self._bucket_ms + 1", 200, "long",
+    ),
+    _one(
+        "what came of a lane before it was one is not looked for", "§4", "tables/dedupe.py",
+        "                self._shelves.find(astray, ids.words, elsewhere)\n", "                pass\n", 200,
+    ),
+    _one(
+        "the intervals of lanes are in no checkpoint", "§2.2", "tables/dedupe.py",
+        "for piece in self._lanes.touched(self._swept):", "for piece in ():", 200,
     ),
     _one(
         "the id of a dead letter is remembered as counted", "§4", "streams/counting.py",
         "        known = event if isinstance(event, RawEvent) else None\n",
         "        known = event if isinstance(event, RawEvent) else None\n"
-        "        import schemas.events\n"
-        "        if known: self.table.ids.add(schemas.events.event_id_digest(known.source, known.id), record.timestamp_ms)\n",
+        "        if known:\n"
+        "            at = np.array([record.timestamp_ms])\n"
+        "            self.table.ids.count(Ids.of([(known.source, known.id)]), at, at)\n",
     ),
     _one(
         "a duplicate does not move the clock", "§3", "streams/counting.py",

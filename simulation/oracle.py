@@ -51,7 +51,7 @@ class _Contribution(NamedTuple):  # one event in one window
 class _State:  # one source partition after a record
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     watermark_ms: int = NEVER  # the highest time seen
-    known: dict[bytes, int] = field(default_factory=dict)  # ids not forgotten: digest -> the time last counted with
+    known: dict[bytes, int] = field(default_factory=dict)  # ids not forgotten: digest -> bucket of time last counted in
     live: dict[Window, int] = field(default_factory=dict)  # windows it gave to and has not sealed itself -> their end
     refused: frozenset[tuple[int, int, str]] = frozenset()  # offset, index, reason of every dead letter
     folds: int = 0  # contributions made: event × meter × window
@@ -63,6 +63,7 @@ class Oracle:
     def __init__(self, document: dict[str, Any], sources: int) -> None:
         self._tolerance_ms = _duration_ms(document["stream"]["future_tolerance"])
         self._correct_for_ms = _duration_ms(document["stream"]["correct_for"])
+        self.bucket_ms = max(1000, self._correct_for_ms // 96)
         self._meters: dict[str, dict[str, Any]] = {meter["slug"]: meter for meter in document["meters"]}
         self._ms = {text: _duration_ms(text) for m in document["meters"] for text in (m["grace"], *m["windows"])}
         self._offsets: list[list[int]] = [[] for _ in range(sources)]
@@ -90,7 +91,7 @@ class Oracle:
                 state.counters["dead_lettered"] += 1
                 state.refused |= {(offset, index, fate)}
         oldest_ms = state.watermark_ms - self._correct_for_ms
-        state.known = {digest: time_ms for digest, time_ms in state.known.items() if time_ms >= oldest_ms}
+        state.known = {id: at for id, at in state.known.items() if at >= oldest_ms // self.bucket_ms}
         state.live = {window: end_ms for window, end_ms in state.live.items() if end_ms > oldest_ms}
         self._offsets[source].append(offset)
         self._states[source].append(state)
@@ -118,12 +119,11 @@ class Oracle:
         if time_ms < before_ms - self._correct_for_ms:
             return "too_late"
         state.watermark_ms = max(before_ms, min(time_ms, append_ms))  # a fast clock closes nothing early
-        name, identity = event["source"].encode(), event["id"].encode()
-        digest = blake2b(b"%d:%b%b" % (len(name), name, identity), digest_size=16).digest()  # no two pairs read alike
-        if state.known.get(digest, 2 * NEVER) >= before_ms - self._correct_for_ms:
+        name, late = event["source"].encode(), False
+        digest = blake2b(b"%d:%b%b" % (len(name), name, event["id"].encode()), digest_size=16).digest()
+        if state.known.get(digest, 2 * NEVER) >= (before_ms - self._correct_for_ms) // self.bucket_ms:
             return "duplicate"
-        state.known[digest] = time_ms
-        late = False
+        state.known[digest] = time_ms // self.bucket_ms  # it is known until that is too late
         for meter, amount in zip(meters, amounts, strict=True):
             group = tuple((name, _at(data, at) or "") for name, at in sorted(meter.get("group_by", {}).items()))
             for size in meter["windows"]:

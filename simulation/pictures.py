@@ -6,35 +6,45 @@ are, and the outbox.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 
 import msgspec
+import numpy as np
 
+from schemas.events import RawEvent, decode
+from schemas.ids import Ids, digests_of
+from schemas.records import Record
 from tables.closing import ClosingTable
 from tables.metering import MeteringTable
 
 Picture = dict[str, object]
 
 
-def known_ids(table: MeteringTable, correct_for_ms: int) -> dict[bytes, int]:
-    """Digest and time of every id that is a duplicate if it comes again."""
-    known = {}
-    for bucket in table.ids.units():
-        for entry in table.ids.slice(bucket):
-            piece = entry.value or b""
-            for at in range(0, len(piece), 24):
-                known[piece[at : at + 16]] = int.from_bytes(piece[at + 16 : at + 24], "big", signed=True)
-    return {digest: at_ms for digest, at_ms in known.items() if at_ms >= table.watermark_ms - correct_for_ms}
+def ids_in(records: Iterable[Record]) -> Ids:
+    """The id of every event in records of usage, whatever becomes of it."""
+    events = (event for record in records for event in decode(record.value, record.headers))
+    return Ids.of([(event.source, event.id) for event in events if isinstance(event, RawEvent)])
 
 
-def of_metering(table: MeteringTable, correct_for_ms: int) -> Picture:
-    """All of METERING's state."""
+def known_ids(table: MeteringTable, ids: Ids) -> dict[bytes, int]:
+    """Those of all ids of a log that are duplicates if they come again: digest and bucket of event time.
+
+    How they are held may differ between two right owners, so each is asked for.
+    """
+    floor = int(table.ids.floors(np.array([table.watermark_ms]))[0])
+    known = zip(digests_of(ids.words), table.ids.known(ids).tolist(), strict=True)
+    return {digest: bucket for digest, bucket in known if bucket >= floor}
+
+
+def of_metering(table: MeteringTable, ids: Ids) -> Picture:
+    """All of METERING's state. ids: every one of its log."""
     return {
         "position": table.position,
         "watermark": table.watermark_ms,
         "ledger": table.ledger.describe(),
         "folds": list(table.folds),
-        "ids": known_ids(table, correct_for_ms),
+        "ids": known_ids(table, ids),
         "partials": {
             key: (msgspec.to_builtins(held.share.contribution()), held.seal_ms, held.version, frozenset(held.members))
             for key, held in table.partials.items()

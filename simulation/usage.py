@@ -50,7 +50,12 @@ TROUBLES = {
 }
 """Per kind of trouble, the share of events it may befall at most."""
 
-RECORD_TROUBLES = {"undecodable": 0.06, "keyless": 0.5}
+RECORD_TROUBLES = {
+    "undecodable": 0.06,
+    "keyless": 0.5,
+    "resent": 0.2,  # an envelope of a counting producer again: a retry, at once or much later
+    "restarted": 0.03,  # a counting producer begins anew, with another text before its counters
+}
 """The same for whole records."""
 
 
@@ -127,12 +132,18 @@ def usage(
 
 @dataclass(slots=True)
 class _Producer:
-    """One CloudEvents `source`. Its clock goes wrong by offset_ms, or stands still at stuck_at_ms from then on."""
+    """One CloudEvents `source`. Its clock goes wrong by offset_ms, or stands still at stuck_at_ms from then on.
+
+    counting: its ids are `run-partition-counter`, in order, with gaps; else they are plain numbers. next: by partition.
+    """
 
     name: str
     offset_ms: int = 0
     stuck_at_ms: int | None = None
     sent: int = 0
+    counting: bool = False
+    run: int = 0
+    next: dict[int, int] = field(default_factory=dict)
 
     def clock_ms(self, now_ms: int) -> int:
         stuck_ms = now_ms if self.stuck_at_ms is None else min(now_ms, self.stuck_at_ms)
@@ -143,10 +154,12 @@ class _Producer:
 class _Partition:
     """What the generator remembers of one source partition. sent: when, and the event, in order.
 
-    silent: from when to when nothing is sent there.
+    silent: from when to when nothing is sent there. packed: the envelopes of counting producers, and when they were sent.
     """
 
+    number: int
     silent: tuple[int, int]
+    packed: list[Sent] = field(default_factory=list)
     sent: list[tuple[int, Event]] = field(default_factory=list)
     highest_ms: int = 0  # what its watermark is about, but for the ticks of its owner
 
@@ -166,11 +179,12 @@ class _Usage:
             kind: most * wildness * rng.random() if rng.random() < 0.55 else 0.0
             for kind, most in (TROUBLES | RECORD_TROUBLES).items()
         }
-        self._partitions = [_Partition(self._silence(wildness)) for _ in range(sources)]
+        self._partitions = [_Partition(number, self._silence(wildness)) for number in range(sources)]
         self._producers = [self._producer(number, wildness) for number in range(rng.randint(1, 4))]
         self._subjects = [f"tenant-{number}" for number in range(rng.choice([2, 5, 20]))] + ["grün & söhne"]
         self._spread = rng.choice([0.0, 0.0, 0.2, 1.0])  # of subjects over partitions that are not theirs
         self._envelopes = rng.choice([0.0, 0.3, 0.6, 1.0])
+        self._packed = rng.choice([0.0, 0.2, 0.6]) if any(producer.counting for producer in self._producers) else 0.0
         self._special: dict[str, Callable[[_Partition, int], Event | Any | None]] = {
             "near_duplicate": self._near_duplicate,
             "far_duplicate": self._far_duplicate,
@@ -204,6 +218,8 @@ class _Usage:
         key = None if self._befalls("keyless") else subject.encode()
         if self._befalls("undecodable"):
             return Sent(at_ms, number, key, self._rng.choice([None, b"", b"[]", b"{", b"\xff\xfe", b"42", b'"event"']))
+        if self._rng.random() < self._packed:
+            return self._counted(partition, at_ms, subject, key)
         count = self._rng.randint(2, 6) if self._rng.random() < self._envelopes else 1
         events = []
         for _ in range(count):
@@ -213,6 +229,26 @@ class _Usage:
                 partition.sent.append((at_ms, event))
         enveloped = count > 1 or self._rng.random() < 0.05
         return Sent(at_ms, number, key, orjson.dumps(events if enveloped else events[0]))
+
+    def _counted(self, partition: _Partition, at_ms: int, subject: str, key: bytes | None) -> Sent:
+        """An envelope of a counting producer, or one of those before it again."""
+        rng = self._rng
+        if partition.packed and self._befalls("resent"):
+            again = rng.choice([partition.packed[-1], rng.choice(partition.packed)])
+            return Sent(at_ms, partition.number, key, again.value)
+        producer = rng.choice([producer for producer in self._producers if producer.counting])
+        if self._befalls("restarted"):
+            producer.run += 1
+            producer.next.clear()
+        events = []
+        for _ in range(rng.randint(8, 14)):
+            event = self._event(partition, at_ms, subject, producer)
+            events.append(event)
+            if isinstance(event, dict):
+                partition.sent.append((at_ms, event))
+        sent = Sent(at_ms, partition.number, key, orjson.dumps(events))
+        partition.packed.append(sent)
+        return sent
 
     def _route(self, subject: str, at_ms: int) -> int:
         """A partition that is not silent now; the subject's own, unless it is spread or its own is silent.
@@ -229,25 +265,31 @@ class _Usage:
                 return number
         return 0
 
-    def _event(self, partition: _Partition, at_ms: int, subject: str) -> Event | Any:
-        """One event: of some trouble, or plain."""
+    def _event(self, partition: _Partition, at_ms: int, subject: str, producer: _Producer | None = None) -> Event | Any:
+        """One event: of some trouble, or plain, of that producer or of any."""
         for kind, special in self._special.items():
             if self._befalls(kind):
                 event = special(partition, at_ms)
                 if event is not None:
                     return event
-        return self._plain(partition, at_ms, subject)
+        return self._plain(partition, at_ms, subject, producer=producer)
 
-    def _plain(self, partition: _Partition, at_ms: int, subject: str | None = None, type: str | None = None) -> Event:
+    def _plain(
+        self,
+        partition: _Partition,
+        at_ms: int,
+        subject: str | None = None,
+        type: str | None = None,
+        producer: _Producer | None = None,
+    ) -> Event:
         """A new event of a producer, stamped by its clock or by a trouble of time."""
         rng = self._rng
-        producer = rng.choice(self._producers)
-        producer.sent += 1
+        producer = producer or rng.choice(self._producers)
         time_ms = self._stamp(partition, producer.clock_ms(at_ms) - int(rng.expovariate(1 / 400)), at_ms)
         partition.highest_ms = max(partition.highest_ms, min(time_ms, at_ms))
         return {
             "specversion": "1.0",
-            "id": str(producer.sent),
+            "id": self._id(producer, partition),
             "source": producer.name,
             "type": type or rng.choice(self._types),
             "subject": subject or self._subject(),
@@ -260,6 +302,15 @@ class _Usage:
                 **({"model": rng.choice([*MODELS, None])} if rng.random() < 0.8 else {}),
             },
         }
+
+    def _id(self, producer: _Producer, partition: _Partition) -> str:
+        """The next id of a producer; one that counts leaves some out, as one does whose events went elsewhere."""
+        producer.sent += 1
+        if not producer.counting:
+            return str(producer.sent)
+        counter = producer.next.get(partition.number, 0)
+        producer.next[partition.number] = counter + (1 if self._rng.random() < 0.9 else self._rng.randint(2, 5))
+        return f"run{producer.run}-{partition.number}-{counter}"
 
     # --- time -----------------------------------------------------------------------------------------------------------
 
@@ -396,7 +447,7 @@ class _Usage:
 
     def _producer(self, number: int, wildness: float) -> _Producer:
         """Named so that names run into ids: /p with id 11, and /p1 with id 1, are two events."""
-        producer = _Producer("/p" + "1" * number)
+        producer = _Producer("/p" + "1" * number, counting=self._rng.random() < 0.5)
         drawn = self._rng.random()
         if drawn < 0.12 * wildness:
             producer.stuck_at_ms = self._start_ms + self._rng.randrange(self._span_ms)

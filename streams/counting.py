@@ -336,7 +336,7 @@ class Counting:
         chosen = np.flatnonzero(events & ~future & ~too_late)
         if len(chosen):
             ids = _ids(found, judged, chosen)
-            duplicate = table.ids.count(ids.words, judged.times_ms[chosen], judged.before_ms[chosen])
+            duplicate = table.ids.count(ids, judged.times_ms[chosen], judged.before_ms[chosen])
             counted, words = chosen, ids.words
             if duplicate.any():
                 ledger.duplicate += int(duplicate.sum())

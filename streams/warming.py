@@ -7,9 +7,12 @@ does only that, so that an image or a fresh clone has it behind it.
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from schemas.events import tick
@@ -20,6 +23,8 @@ from streams.closing import Closing
 from streams.deployment import Deployment
 from streams.metering import Metering, Topics
 from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
+from tables.runs import Disk
+from tables.shelves import NEVER, Shelves
 from transport.fetching import split
 
 _METERS = """
@@ -40,7 +45,19 @@ def warm() -> float:
     began_s = time.monotonic()
     made = Deployment(parse(_METERS), Topics("usage", "partials", "dead"), "metering", "closing", 1, 1, "warming")
     _Lists(made).run()
+    _many_ids()
     return time.monotonic() - began_s
+
+
+def _many_ids() -> None:
+    """What runs only where there are so many ids that they are split, and go to disk."""
+    with tempfile.TemporaryDirectory() as directory:
+        shelves = Shelves(Disk(Path(directory), 0), large=200)
+        for number in range(8):
+            words, rows = np.random.default_rng(number).integers(0, 1 << 63, (2, 100), np.uint64), np.arange(100)
+            bucket, elsewhere = np.full(100, number + 1), np.full(100, NEVER)
+            shelves.count(rows, words, bucket, bucket, elsewhere, np.zeros(100, np.uint8))
+            shelves.find(rows, words, elsewhere)
 
 
 class _Lists:

@@ -1,342 +1,234 @@
-"""Known ids: exact within a source partition, for exactly as long as a duplicate could still be counted (design §4).
+"""Known ids: exact within a source partition, for as long as a duplicate could still be counted (design §4).
 
-A hash table of machine words, in buckets of eight slots: 16 bytes of digest and 4 of time in a slot, at most three of four
-slots taken, and more than half of them after it has grown: no more than 40 bytes an id. A batch is looked up and put in at
-once: a bucket's first words are one line of the processor's cache, compared together, and one line is nearly always all that
-is looked at. A bucket that is full sends on to the next one.
+**The rule.** An id is counted with the event time of its event, rounded up to the end of its bucket of time: a 96th of
+`correct_for`, at least a second. It is known while that is not too late. So it is known for as long as its own time is not too
+late, which is what exactness asks for (what could be too old to remember is too late to count), and for up to a bucket longer.
+Design §4 would have it known to the millisecond; this is where we depart from it, since ids that are held together, as an
+interval is, need one time. All ids are held to the one rule, so that how one is held decides nothing.
+
+Ids that end in a counter are held as intervals (`tables/lanes.py`), all others by their digests (`tables/shelves.py`). Which
+lanes are held so is housekeeping, too: a lane begins where a batch brings several ids of it, and those that came before stay
+where they are, and are looked for there while they can be known.
 """
 
 from __future__ import annotations
 
-import secrets
 import struct
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.changelog import Entry
+from schemas.ids import ID_BYTES, Ids, Integers
+from tables.lanes import MOST, NEVER, Lanes, LaneShare
+from tables.runs import Disk, Found
+from tables.shelves import Share, Shelves
 
-ID_BYTES = 16
-_item = struct.Struct(f">{ID_BYTES}sq")
-"""An id and its time in a piece."""
-ITEM_BYTES = _item.size
-_PIECE = 32_000 // ITEM_BYTES * ITEM_BYTES
-_ROW = np.dtype([("first", ">u8"), ("last", ">u8"), ("time", ">i8")])
+BUCKETS = 96
+"""Of `correct_for`."""
+LANE = 8
+"""Ids of a lane in one batch with which it begins to be held as intervals."""
+INTERVAL_BYTES = 8
+"""Of an interval in a piece, about."""
+_PIECE = 32_000 // ID_BYTES * ID_BYTES
+_LANES = 1000
+"""In a share of a snapshot."""
+_DIGESTS, _INTERVALS = b"\x00", b"\x01"
+"""With which pieces begin: of digests by bucket, or what `id_kernels.pack` writes."""
+_many = struct.Struct(">H")
+_BUCKET = np.dtype([("bucket", ">i8"), ("many", ">u4")])
+_SWEEPS = 8
+"""Buckets of time between two looks at all lanes."""
 
-_SLOTS = 8
-"""Of a bucket: eight flags are one machine word."""
-_PLACES = np.arange(_SLOTS)
-_LEAST = 8
-"""Buckets of an empty table."""
-_FULL = 0.75
-_GROWTH = 1.45
-_SPAN = (1 << 32) - 1
-"""Times are held as ms behind a base, 0 standing for a free slot: in 4 bytes within seven weeks, else in 8."""
+_APART = 1 << 31
+"""Buckets that are not held side by side: a log's clock may jump, but not so far within what is remembered."""
 
-_SALT = [np.uint64(secrets.randbits(64) | 1) for _ in range(2)]
-"""Where an id goes is this process's secret: nobody can make up ids that crowd together."""
-
-Words = npt.NDArray[np.uint64]
-"""(2, n): of each digest the first and the last eight bytes, as big-endian numbers."""
-Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-
-
-class Share(NamedTuple):
-    """One of so many equal parts of all ids; in this process alone, since the salt is."""
-
-    number: int
-    of: int
+Unit = Share | LaneShare
+"""What a snapshot writes at once."""
 
 
 class KnownIds:
-    """(source, id) digests of counted events, each with the event time it was counted with.
+    """(source, id) of counted events, each with the bucket of event time it was counted in."""
 
-    An id is known while that time is not too late: `time >= watermark - correct_for`. Eviction, bucket by bucket of event
-    time, is housekeeping: an id that should be gone but is still held is treated as unknown.
-    """
-
-    def __init__(self, correct_for_ms: int) -> None:
+    def __init__(self, correct_for_ms: int, disk: Disk | None = None, most: int = MOST) -> None:
+        """disk: where ids go that there is no memory for. most: intervals of a lane."""
         self._correct_for_ms = correct_for_ms
-        self._bucket_ms = max(1000, correct_for_ms // 96)
-        self._held: Counter[int] = Counter()
-        """Ids per bucket of time, those that are swept left out."""
-        self._swept = -(1 << 62)
-        self._taken = 0
-        self._live = 0
-        self._fresh: list[tuple[Words, Integers]] = []
-        self._base_ms = 0
-        self._make(_LEAST, np.uint32)
+        self._bucket_ms = max(1000, correct_for_ms // BUCKETS)
+        self._swept = self._lanes_swept = NEVER
+        self._lanes = Lanes(most)
+        self._shelves = Shelves(disk)
+        self._fresh: list[Found] = []
+        self._restored = False
 
     def __len__(self) -> int:
-        return self._live
+        """How many are known, those that are only not swept yet included."""
+        self._settle()
+        return sum(self._shelves.held.values()) + self._lanes.held(self._swept)[0]
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the table."""
-        return self._first.nbytes + self._last.nbytes + self._times.nbytes + self._filled.nbytes
+        """Memory of all of it."""
+        fresh = sum(ids.words.nbytes + ids.buckets.nbytes for ids in self._fresh)
+        return self._shelves.size_bytes + self._lanes.size_bytes + fresh
 
-    def knows(self, digest: bytes, watermark_ms: int) -> bool:
-        """Whether an event of this id was counted with a time that is not too late now."""
-        at, found = self._find(words_of([digest]))
-        return bool(found[0]) and int(self._times[at[0]]) + self._base_ms >= watermark_ms - self._correct_for_ms
+    @property
+    def spilled(self) -> int:
+        """How many ids are on disk."""
+        return self._shelves.spilled
 
-    def add(self, digest: bytes, time_ms: int) -> None:
-        """Remember a counted id. A retry stamped anew after it was forgotten is a new event, with the new time."""
-        words, times_ms = words_of([digest]), np.array([time_ms], np.int64)
-        self._make_room(times_ms)
-        self._insert(words, times_ms, *self._find(words))
-        self._fresh.append((words, times_ms))
+    @property
+    def live_bytes(self) -> int:
+        """About what they are in a snapshot."""
+        self._settle()
+        digests = sum(self._shelves.held.values()) * ID_BYTES
+        return digests + self._lanes.held(self._swept)[1] * INTERVAL_BYTES + len(self._lanes.slots) * ID_BYTES
 
-    def count(self, words: Words, times_ms: Integers, watermarks_ms: Integers) -> Flags:
-        """Of events in order, whether each is a duplicate; those that are none are remembered, one after the other.
+    def buckets(self, times_ms: Integers) -> Integers:
+        """The bucket of each time."""
+        found: Integers = times_ms // self._bucket_ms
+        return found
 
-        words: of their digests. watermarks_ms: the watermark before each.
+    def floors(self, watermarks_ms: Integers) -> Integers:
+        """The first bucket that is not too late at each watermark."""
+        found: Integers = (watermarks_ms - self._correct_for_ms) // self._bucket_ms
+        return found
+
+    def count(self, ids: Ids, times_ms: Integers, watermarks_ms: Integers) -> Flags:
+        """Of events in the log's order, whether each is a duplicate; those that are none are remembered.
+
+        watermarks_ms: the watermark before each, which never falls. No time is too late at its own.
         """
-        duplicate = np.zeros(len(times_ms), bool)
-        self._make_room(times_ms)
-        for chosen in _rounds(words):
-            mine = words if chosen is None else words[:, chosen]
-            mine_ms = times_ms if chosen is None else times_ms[chosen]
-            floors_ms = (watermarks_ms if chosen is None else watermarks_ms[chosen]) - self._correct_for_ms
-            at, found = self._find(mine)
-            if not found.any():
-                self._insert(mine, mine_ms, at, found)
-                self._fresh.append((mine, mine_ms))
-                continue
-            known = found & (self._times[at].astype(np.int64) + self._base_ms >= floors_ms)
-            new = ~known
-            self._insert(mine[:, new], mine_ms[new], at[new], found[new])
-            self._fresh.append((mine[:, new], mine_ms[new]))
-            duplicate[... if chosen is None else chosen] = known
+        many = len(times_ms)
+        self._settle()
+        fates = np.zeros(many, np.uint8)
+        if not many:
+            return fates.view(np.bool_)
+        buckets, floors = self.buckets(times_ms), self.floors(watermarks_ms)
+        if many > 1 and int(buckets.max()) - int(buckets.min()) >= _APART:
+            half = many // 2
+            first = self.count(ids.only(np.arange(half)), times_ms[:half], watermarks_ms[:half])
+            self.evict(int(watermarks_ms[half]))
+            rest = self.count(ids.only(np.arange(half, many)), times_ms[half:], watermarks_ms[half:])
+            return np.concatenate((first, rest))
+        elsewhere = np.full(many, NEVER, np.int64)
+        slots = self._slots(ids)
+        rows = np.arange(many)
+        if slots is not None:
+            astray = np.flatnonzero((slots >= 0) & (self._lanes.strays[slots] >= floors))
+            if len(astray):
+                self._shelves.find(astray, ids.words, elsewhere)
+            self._lanes.count(slots, ids.counters, buckets, floors, elsewhere, fates)
+            rows = np.flatnonzero(fates == 0)
+        if len(rows):
+            self._shelves.count(rows, ids.words, buckets, floors, elsewhere, fates)
+            rows = rows[fates[rows] == 0]
+            self._fresh.append(Found(ids.words, buckets).only(rows))
+        duplicate: Flags = fates == 2
         return duplicate
 
+    def known(self, ids: Ids) -> Integers:
+        """The bucket of each id that is held, or NEVER; one below the watermark's floor is known no longer."""
+        self._settle()
+        found = np.full(len(ids.counters), NEVER, np.int64)
+        slots = np.array([*(self._lanes.slots.get(name, -1) for name in ids.names), -1], np.int64)[ids.lanes]
+        self._lanes.find(slots, ids.counters, found)
+        self._shelves.find(np.arange(len(found)), ids.words, found)
+        return found
+
     def evict(self, watermark_ms: int) -> None:
-        """Forget the buckets that lie wholly behind `watermark - correct_for`."""
+        """Forget the buckets that are too late: housekeeping, for what should be gone but is still held is not known."""
         bound = (watermark_ms - self._correct_for_ms) // self._bucket_ms
         if bound <= self._swept:
             return
         self._swept = bound
-        for bucket in [bucket for bucket in self._held if bucket < bound]:
-            self._live -= self._held.pop(bucket)
-        if (self._taken - self._live) * 4 > self._taken:
-            self._rebuild()
+        self._shelves.sweep(bound)
+        if bound - self._lanes_swept >= _SWEEPS:
+            self._settle()
+            self._lanes.forget(bound)
+            self._lanes_swept = bound
 
     def touched(self) -> Iterator[Entry]:
         """The ids added since the last call, as additive pieces."""
         fresh, self._fresh = self._fresh, []
-        if not fresh:
-            return iter(())
-        words, times_ms = np.concatenate([w for w, _ in fresh], 1), np.concatenate([t for _, t in fresh])
-        kept = times_ms // self._bucket_ms >= self._swept
-        return _pieces(words[:, kept], times_ms[kept])
+        if fresh:
+            ids = Found.joined(fresh)
+            ids = ids.only(ids.buckets >= self._swept)
+            yield from _pieces(ids.only(np.argsort(ids.buckets, kind="stable")))
+        for piece in self._lanes.touched(self._swept):
+            yield Entry("ids", b"", _INTERVALS + piece)
 
-    def units(self) -> list[Share]:
+    def units(self) -> list[Unit]:
         """Shares of all ids, some thousand bytes each, for a snapshot."""
-        of = -(-self._live * ITEM_BYTES // _PIECE)
-        return [Share(number, of) for number in range(of)]
+        self._settle()
+        of = -(-sum(self._shelves.held.values()) * ID_BYTES // _PIECE)
+        return [*(Share(number, of) for number in range(of)), *self._lanes.shares(_LANES)]
 
-    def slice(self, share: Share) -> Iterator[Entry]:
+    def slice(self, unit: Unit) -> Iterator[Entry]:
         """The ids of one share, as additive pieces: those that are looked for first in one stretch of the table."""
-        first, end = (-(-(bound << 32) // share.of) for bound in (share.number, share.number + 1))
-        low, high = first * self._buckets >> 32, (end - 1) * self._buckets >> 32
-        stretch = np.arange(low, high + 1)
-        while len(stretch) < self._buckets and self._filled[stretch[-1]] == _SLOTS:  # full: some may stand behind it
-            stretch = np.append(stretch, (stretch[-1] + 1) % self._buckets)
-        slots = (stretch[:, None] * _SLOTS + _PLACES).reshape(-1)
-        slots = slots[self._times[slots] != 0]
-        words, times_ms = self._at(slots)
-        mixed = _mixed(words)
-        mine = (mixed >= first) & (mixed < end) & (times_ms // self._bucket_ms >= self._swept)
-        words, times_ms = words[:, mine], times_ms[mine]
-        order = np.lexsort((words[1], words[0]))
-        return _pieces(words[:, order], times_ms[order])
+        if isinstance(unit, LaneShare):
+            for piece in self._lanes.slice(unit, self._swept):
+                yield Entry("ids", b"", _INTERVALS + piece)
+            return
+        for ids in self._shelves.slice(unit):
+            yield from _pieces(ids)
 
     def restore(self, piece: bytes) -> None:
         """Unite a piece; of two times of one id the later holds: the earlier was forgotten before it was counted again."""
-        rows = np.frombuffer(piece, _ROW)
-        words = np.array((rows["first"], rows["last"]), np.uint64)
-        times_ms = rows["time"].astype(np.int64)
-        self._make_room(times_ms)
-        for chosen in _rounds(words):
-            mine, mine_ms = (words, times_ms) if chosen is None else (words[:, chosen], times_ms[chosen])
-            at, found = self._find(mine)
-            later = ~found | (self._times[at].astype(np.int64) + self._base_ms < mine_ms)
-            self._insert(mine[:, later], mine_ms[later], at[later], found[later])
-
-    def _make(self, buckets: int, dtype: type[np.uint32 | np.int64]) -> None:
-        self._buckets = buckets
-        words = np.zeros((buckets + 1) * _SLOTS, np.uint64)
-        begin = (
-            -(words.ctypes.data // words.itemsize) % _SLOTS
-        )  # each bucket's first words are to be one line of the cache
-        self._first = words[begin : begin + buckets * _SLOTS].reshape(buckets, _SLOTS)
-        self._last = np.zeros(buckets * _SLOTS, np.uint64)
-        self._times: npt.NDArray[np.uint32 | np.int64] = np.zeros(buckets * _SLOTS, dtype)
-        self._filled = np.zeros(buckets, np.uint8)
-        self._taken = 0
-
-    def _all(self) -> tuple[Words, Integers]:
-        """Everything in the table, swept or not."""
-        return self._at(np.flatnonzero(self._times))
-
-    def _at(self, slots: Integers) -> tuple[Words, Integers]:
-        words = np.array((self._first.reshape(-1)[slots], self._last[slots]), np.uint64)
-        return words, self._times[slots].astype(np.int64) + self._base_ms
-
-    def _make_room(self, times_ms: Integers) -> None:
-        """So that as many ids of such times can be inserted."""
-        if not len(times_ms):
+        self._restored = True
+        if piece[:1] == _INTERVALS:
+            self._lanes.restore(piece, 1)
             return
-        first_ms, last_ms = int(times_ms.min()), int(times_ms.max())
-        if (
-            self._taken + len(times_ms) > self._buckets * _SLOTS * _FULL
-            or not self._base_ms < first_ms <= last_ms <= self._base_ms + np.iinfo(self._times.dtype).max
-        ):
-            self._rebuild(len(times_ms), first_ms, last_ms)
+        self._shelves.unite(digests_in(piece))
 
-    def _insert(self, words: Words, times_ms: Integers, at: Integers, found: Flags) -> None:
-        """Ids that differ from one another, as `_find` found them; of one that is held the time is replaced."""
-        if not len(times_ms):
-            return
-        for bucket in (self._times[at[found]].astype(np.int64) + self._base_ms) // self._bucket_ms:
-            self._forget(int(bucket))
-        self._put(words, times_ms, at, found)
-        buckets = times_ms // self._bucket_ms
-        first = int(buckets.min())
-        if int(buckets.max()) == first:
-            counted = [(first, len(buckets))]
-        else:
-            counted = list(zip(*(column.tolist() for column in np.unique(buckets, return_counts=True)), strict=True))
-        for bucket, held in counted:
-            if bucket >= self._swept:
-                self._held[bucket] += held
-                self._live += held
+    def _settle(self) -> None:
+        """What was restored by other owners may be held both ways: so any lane may have ids that are held by digest."""
+        if self._restored:
+            self._lanes.settle(self._shelves.newest)
+            self._restored = False
 
-    def _forget(self, bucket: int) -> None:
-        if bucket >= self._swept:
-            self._held[bucket] -= 1
-            self._live -= 1
-
-    def _rebuild(self, more: int = 0, first_ms: int | None = None, last_ms: int | None = None) -> None:
-        """The table anew, without what is swept, large enough for `more` of times in between."""
-        words, times_ms = self._all()
-        kept = times_ms // self._bucket_ms >= self._swept
-        words, times_ms = words[:, kept], times_ms[kept]
-        needed = (len(times_ms) + more) / _SLOTS
-        size = self._buckets if needed <= self._buckets * _FULL and needed * 4 > self._buckets else _LEAST
-        while needed > size * _FULL:
-            size = int(size * _GROWTH)
-        known = [time_ms for time_ms in (first_ms, last_ms) if time_ms is not None]
-        if len(times_ms):
-            known += [int(times_ms.min()), int(times_ms.max())]
-        span_ms = max(known) - min(known) if known else 0
-        if span_ms < _SPAN:
-            self._make(size, np.uint32)
-            self._base_ms = (min(known) if known else 0) - 1 - (_SPAN - 1 - span_ms) // 2  # room on both sides
-        else:
-            self._make(size, np.int64)
-            self._base_ms = min(known) - 1
-        self._fill(words, times_ms)
-
-    def _fill(self, words: Words, times_ms: Integers) -> None:
-        """Into an empty table: in the order of their buckets, each into its own or the next slot that is free."""
-        bucket = self._bucket(words)
-        order = np.argsort(bucket)
-        rank = np.arange(len(order))
-        at = np.maximum.accumulate(bucket[order] * _SLOTS - rank) + rank
-        fits = at < self._buckets * _SLOTS
-        at, chosen = at[fits], order[fits]
-        self._first.reshape(-1)[at], self._last[at] = words[0, chosen], words[1, chosen]
-        self._times[at] = times_ms[chosen] - self._base_ms
-        self._filled += np.bincount(at // _SLOTS, minlength=self._buckets).astype(np.uint8)
-        self._taken = len(at)
-        rest = order[~fits]  # behind the last bucket comes the first
-        self._put(words[:, rest], times_ms[rest], *self._find(words[:, rest]))
-
-    def _bucket(self, words: Words) -> Integers:
-        """Of each id the bucket where it is looked for first."""
-        bucket: Integers = (_mixed(words) * np.uint64(self._buckets) >> np.uint64(32)).astype(np.int64)
-        return bucket
-
-    def _find(self, words: Words) -> tuple[Integers, Flags]:
-        """Of each id the slot it is in, or the first free one on its way; and whether it is there."""
-        bucket = self._bucket(words)
-        filled = self._filled[bucket]
-        at, found = bucket * _SLOTS + filled, np.zeros(len(bucket), bool)
-        alike = self._first[bucket] == words[0][:, None]
-        doubtful = np.flatnonzero((filled == _SLOTS) | (alike.view(np.uint64)[:, 0] != 0))
-        while len(doubtful):
-            mine, (first, last) = bucket[doubtful], words[:, doubtful, None]
-            slots = mine[:, None] * _SLOTS + _PLACES
-            filled = self._filled[mine]
-            same = (self._first[mine] == first) & (self._last[slots] == last) & (filled[:, None] > _PLACES)
-            there = same.any(1)
-            found[doubtful] = there
-            at[doubtful] = mine * _SLOTS + np.where(there, same.argmax(1), filled)
-            doubtful = doubtful[~there & (filled == _SLOTS)]
-            bucket[doubtful] = (bucket[doubtful] + 1) % self._buckets
-        return at, found
-
-    def _put(self, words: Words, times_ms: Integers, at: Integers, found: Flags) -> None:
-        """Into their slots; of several that want the same free one, the others take the next ones, or look on."""
-        times = (times_ms - self._base_ms).astype(self._times.dtype)
-        if found.any():
-            self._times[at[found]] = times[found]
-            new = np.flatnonzero(~found)
-            words, times, at = words[:, new], times[new], at[new]
-        self._taken += len(times)
-        firsts = self._first.reshape(-1)
-        while len(times):
-            order = np.argsort(at)
-            wanted, number = at[order], np.arange(len(at))
-            begins = np.append(True, wanted[1:] != wanted[:-1])
-            slots = wanted + number - np.maximum.accumulate(np.where(begins, number, 0))
-            fits = slots // _SLOTS == wanted // _SLOTS
-            chosen, slots = order[fits], slots[fits]
-            firsts[slots], self._last[slots] = words[0, chosen], words[1, chosen]
-            self._times[slots] = times[chosen]
-            np.add.at(self._filled, slots // _SLOTS, np.uint8(1))
-            rest = order[~fits]
-            words, times = words[:, rest], times[rest]
-            at = self._find(words)[0]
+    def _slots(self, ids: Ids) -> Integers | None:
+        """Of each id the slot of its lane, -1 where it is held by its digest; None where all are."""
+        if not len(ids.names):
+            return None
+        known, slots = self._lanes.slots, []
+        many = np.bincount(ids.lanes + 1, minlength=len(ids.names) + 1)[1:].tolist()
+        for name, here in zip(ids.names, many, strict=True):
+            slot = known.get(name, -1)
+            if slot < 0 and here >= LANE:
+                slot = self._lanes.open(name, self._shelves.newest)
+            slots.append(slot)
+        if max(slots) < 0:
+            return None
+        return np.array([*slots, -1], np.int64)[ids.lanes]  # -1 is the last
 
 
-def _mixed(words: Words) -> Words:
-    """Of each id 32 bits, by which it has its place in the table."""
-    mixed: Words = (words[0] * _SALT[0] + words[1] * _SALT[1]) >> np.uint64(32)
-    return mixed
+def digests_in(piece: bytes) -> Found:
+    """The ids of a piece that holds digests."""
+    (many,) = _many.unpack_from(piece, 1)
+    heads = np.frombuffer(piece, _BUCKET, many, 1 + _many.size)
+    digests = np.frombuffer(piece, ">u8", -1, 1 + _many.size + heads.nbytes).reshape(-1, 2)
+    return Found(digests.T.astype(np.uint64, order="C"), np.repeat(heads["bucket"].astype(np.int64), heads["many"]))
 
 
-def words_of(digests: Sequence[bytes]) -> Words:
-    """(2, n), of digests of 16 bytes."""
-    return np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).T.astype(np.uint64, order="C")
-
-
-def _rounds(words: Words) -> Iterator[Integers | None]:
-    """Rows so that no id comes twice in a round, and of one id the earlier before the later. None: all of them at once."""
-    ordered = np.sort(words[0])
-    alike = ordered[1:] == ordered[:-1]
-    if not alike.any():
-        yield None
-        return
-    may_repeat = np.isin(words[0], ordered[1:][alike])
-    ids = dict(zip(np.flatnonzero(may_repeat).tolist(), zip(*words[:, may_repeat].tolist(), strict=True), strict=True))
-    others = np.flatnonzero(~may_repeat)
-    left: Sequence[int] = list(ids)
-    while left:
-        first: dict[tuple[int, int], int] = {}
-        left = [row for row in left if first.setdefault(ids[row], row) != row]
-        yield np.concatenate((others, np.array(list(first.values()), np.int64)))
-        others = others[:0]
-
-
-def _pieces(words: Words, times_ms: Integers) -> Iterator[Entry]:
-    rows = np.empty(len(times_ms), _ROW)
-    rows["first"], rows["last"], rows["time"] = words[0], words[1], times_ms
-    packed = rows.tobytes()
-    for at in range(0, len(packed), _PIECE):
-        yield Entry("ids", b"", packed[at : at + _PIECE])
+def _pieces(ids: Found) -> Iterator[Entry]:
+    """Ids in the order of their buckets: of each piece how many ids it has of which bucket, then their digests."""
+    found, counts = np.unique(ids.buckets, return_counts=True)
+    ends = list(accumulate(counts.tolist()))
+    at = 0
+    number = 0
+    while at < len(ids.buckets):
+        heads = []
+        begin, left = at, _PIECE
+        while number < len(ends) and left >= _BUCKET.itemsize + ID_BYTES:
+            many = min(ends[number] - at, (left - _BUCKET.itemsize) // ID_BYTES)
+            heads.append((int(found[number]), many))
+            left -= _BUCKET.itemsize + many * ID_BYTES
+            at += many
+            number += at == ends[number]
+        digests = ids.words[:, begin:at].T.astype(">u8").tobytes()
+        yield Entry(
+            "ids", b"", b"".join((_DIGESTS, _many.pack(len(heads)), np.array(heads, _BUCKET).tobytes(), digests))
+        )

@@ -15,11 +15,11 @@ from schemas.texts import Texts
 from schemas.windows import WindowKey, decode_key, encode_key
 from schemas.written import Flags, Integers
 from tables.aggregates import Share
-from tables.dedupe import ITEM_BYTES, KnownIds
-from tables.dedupe import Share as IdShare
+from tables.dedupe import KnownIds, Unit
 from tables.gaps import Gap
 from tables.keys import KeyTable, grown
 from tables.ledger import Ledger
+from tables.runs import Disk
 from tables.shares import Shares
 from tables.timetable import Timetable
 
@@ -121,7 +121,8 @@ class MeteringTable:
     stage = "metering"
     additive = frozenset({"ids", "members"})
 
-    def __init__(self, targets: int, correct_for_ms: int) -> None:
+    def __init__(self, targets: int, correct_for_ms: int, disk: Disk | None = None) -> None:
+        """targets: M. disk: where known ids go that there is no memory for."""
         self.position = 0
         self.watermark_ms = NEVER
         self.ledger = Ledger()
@@ -130,7 +131,7 @@ class MeteringTable:
         self.keys = KeyTable()
         self.shares = Shares()
         self.partials = Partials(self)
-        self.ids = KnownIds(correct_for_ms)
+        self.ids = KnownIds(correct_for_ms, disk)
         self.target = np.zeros(0, np.int64)
         self._seal_ms = np.zeros(0, np.int64)
         self._versions = np.zeros(0, np.int64)
@@ -300,7 +301,7 @@ class MeteringTable:
                 return []
             held = self._members.get(slot)
             return [self._entry(slot), *member_pieces(unit, held.all if held is not None else ())]
-        assert isinstance(unit, IdShare)
+        assert isinstance(unit, Unit)
         return list(self.ids.slice(unit))
 
     def restore(self, kind: str, key: bytes, value: bytes) -> None:
@@ -339,7 +340,7 @@ class MeteringTable:
         seals_ms = self._seal_ms[slots]
         for seal_ms in np.unique(seals_ms).tolist():
             self._seals.add(seal_ms, slots[seals_ms == seal_ms])
-        return len(self.ids) * ITEM_BYTES + sum(len(held.all) for held in self._members.values()) * MEMBER_BYTES
+        return self.ids.live_bytes + sum(len(held.all) for held in self._members.values()) * MEMBER_BYTES
 
     def _meta(self) -> Entry:
         counts = [getattr(self.ledger, name) for name in _COUNTS]

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from schemas.ids import Ids
 from simulation import pictures
-from simulation.pictures import Picture, known_ids, of_closing
+from simulation.pictures import Picture, of_closing
 from tables.metering import MeteringTable
-from tests.world import ClosingProcess, MeteringProcess, World
+from tests.world import USAGE, ClosingProcess, MeteringProcess, World
 
 __all__ = ["Picture", "closing_fold", "known_ids", "metering_fold", "missing_revisions", "of_closing", "of_metering"]
 
 
 def of_metering(world: World, table: MeteringTable) -> Picture:
     """All of METERING's state."""
-    return pictures.of_metering(table, world.definitions.stream.correct_for_ms)
+    return pictures.of_metering(table, ids_in(world))
+
+
+def known_ids(world: World, table: MeteringTable) -> dict[bytes, int]:
+    """Every id that is a duplicate if it comes again: its digest, and its bucket of event time."""
+    return pictures.known_ids(table, ids_in(world))
+
+
+def ids_in(world: World) -> Ids:
+    """Of every event of all partitions."""
+    return pictures.ids_in(record for number in range(world.sources) for record in world.logs[USAGE, number].records)
 
 
 def plain_metering(world: World, partition: int, upto: int) -> Picture:

@@ -20,6 +20,8 @@ NOON = 1_767_268_800_000
 """2026-01-01T12:00:00Z, where a window of every size begins."""
 SECOND, MINUTE = 1_000, 60_000
 STREAM = {"max_delay": "PT30S", "future_tolerance": "PT1M", "correct_for": "PT5M", "revise_every": "PT10S"}
+BUCKET_MS = 5 * MINUTE // 96
+"""Ids are known by buckets of time, so many in `correct_for`."""
 
 
 def meter(aggregation: str = "sum", **more: Any) -> dict[str, Any]:
@@ -200,15 +202,17 @@ def test_only_counted_ids_are_known() -> None:
     assert logs.read(use("1", n="bad"), use("1", NOON + 2 * MINUTE), use("1")) == ["invalid", "future", "counted"]
 
 
-def test_an_id_is_known_exactly_as_long_as_the_time_it_was_counted_with_is_not_too_late() -> None:
+def test_an_id_is_known_until_the_end_of_its_bucket_of_time_is_too_late() -> None:
     logs = Logs()
+    bucket = (NOON - MINUTE) // BUCKET_MS
+    last_ms = (bucket + 1) * BUCKET_MS - 1 + 5 * MINUTE
     assert logs.read(use("1", NOON - MINUTE)) == ["counted"]
-    logs.read(tick(NOON + 4 * MINUTE), at_ms=NOON + 4 * MINUTE)
-    assert logs.read(use("1", NOON + 4 * MINUTE), at_ms=NOON + 4 * MINUTE) == ["duplicate"]
-    logs.read(tick(NOON + 4 * MINUTE + 1), at_ms=NOON + 5 * MINUTE)
-    assert logs.oracle.known(0, 3) == {digest(("app", "1")).to_bytes(16, "big"): NOON - MINUTE}
+    logs.read(tick(last_ms), at_ms=last_ms)
+    assert logs.read(use("1", last_ms), at_ms=last_ms) == ["duplicate"]
+    logs.read(tick(last_ms + 1), at_ms=last_ms + 1)
+    assert logs.oracle.known(0, 3) == {digest(("app", "1")).to_bytes(16, "big"): bucket}
     assert logs.oracle.known(0, 4) == {}
-    assert logs.read(use("1", NOON + 4 * MINUTE), at_ms=NOON + 5 * MINUTE) == ["counted"]
+    assert logs.read(use("1", last_ms + 1), at_ms=last_ms + 1) == ["counted"]
 
 
 def test_an_id_that_is_counted_again_is_known_with_its_new_time() -> None:
@@ -216,7 +220,7 @@ def test_an_id_that_is_counted_again_is_known_with_its_new_time() -> None:
     logs.read(use("1", NOON - MINUTE))
     logs.read(tick(NOON + 5 * MINUTE), at_ms=NOON + 5 * MINUTE)
     logs.read(use("1", NOON + 5 * MINUTE), at_ms=NOON + 5 * MINUTE)
-    assert list(logs.oracle.known(0, 3).values()) == [NOON + 5 * MINUTE]
+    assert list(logs.oracle.known(0, 3).values()) == [(NOON + 5 * MINUTE) // BUCKET_MS]
 
 
 def test_an_id_may_be_forgotten_and_counted_again_inside_one_envelope() -> None:
@@ -228,13 +232,13 @@ def test_an_id_may_be_forgotten_and_counted_again_inside_one_envelope() -> None:
         "counted",
         "duplicate",
     ]
-    assert list(logs.oracle.known(0, 1).values()) == [new]
+    assert list(logs.oracle.known(0, 1).values()) == [new // BUCKET_MS]
 
 
 def test_a_duplicate_does_not_prolong_what_is_known() -> None:
     logs = Logs()
     assert logs.read(use("1", NOON - MINUTE), use("1", NOON)) == ["counted", "duplicate"]
-    assert list(logs.oracle.known(0, 1).values()) == [NOON - MINUTE]
+    assert list(logs.oracle.known(0, 1).values()) == [(NOON - MINUTE) // BUCKET_MS]
 
 
 def test_the_counters_balance_and_know_every_reason() -> None:

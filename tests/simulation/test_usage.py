@@ -81,7 +81,7 @@ def seen(drawn: dict[str, Any], sent: list[Sent]) -> set[str]:
 
 def _ahead(oracle: Oracle, record: Sent, position: int) -> bool:
     known = oracle.known(record.source, position)
-    return any(time_ms > record.at_ms for time_ms in known.values())
+    return any(bucket * oracle.bucket_ms > record.at_ms for bucket in known.values())
 
 
 @cache

@@ -1,0 +1,514 @@
+"""Kernels of what is remembered: known ids in open addressing, on disk, and as intervals (`schemas/compiled.py`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.compiled import kernel
+
+Letters = npt.NDArray[np.uint8]
+Integers = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+Codes = npt.NDArray[np.uint32]
+Flags = npt.NDArray[np.bool_]
+Word = Any
+"""A `np.uint64`: mixed with an int64 it would become a float."""
+Number = Any
+"""An int64; `int` would leave a word one."""
+
+_AHEAD = 64
+"""Ids whose slots are fetched into the processor's cache together, before they are looked at."""
+_32, _LOW32 = np.uint64(32), np.uint64(0xFFFFFFFF)
+
+# --- ids by their digests: open addressing, each in the first free slot from its own on ---------------------------------
+#
+# words: (n, 2), of each slot a digest; codes: of each its bucket of time, 0 for a free one. An id's own slot follows from its
+# mix, a salted hash, behind the first `depth` bits, which all ids of a table have alike: so slots are in the order of mixes.
+
+
+@kernel
+def mixes_of(words: Words, first: Word, last: Word, mixes: Words) -> None:
+    """Of digests, (2, n), the mix. first, last: the salt."""
+    for row in range(len(mixes)):
+        mixes[row] = words[0, row] * first + words[1, row] * last
+
+
+@kernel
+def _own(mix: Word, depth: int, slots: int) -> Number:
+    return np.int64((((mix << np.uint64(depth)) >> _32) * np.uint64(slots)) >> _32)
+
+
+@kernel
+def _seek(words: Words, codes: Codes, slot: int, first: Word, last: Word) -> int:
+    """The slot of a digest, looked for from its own on, or the first free one."""
+    while True:
+        if words[slot, 0] == first and words[slot, 1] == last and codes[slot] != 0:
+            return slot
+        if words[slot, 0] == 0 and codes[slot] == 0:
+            return slot
+        slot += 1
+        if slot == len(codes):
+            slot = 0
+
+
+@kernel
+def count_in_table(
+    words: Words, codes: Codes, depth: int,
+    rows: Integers, digests: Words, mixes: Words, times: Integers, floors: Integers, elsewhere: Integers, fates: Letters,
+    touched: Words,
+) -> int:  # fmt: skip
+    """Ids in the log's order, those of `rows`: fate 2 for a duplicate; any other is put in, fate 0. Gives the slots taken.
+
+    times: of each its bucket, as a code; an id is known while its own is not below the floor. elsewhere: the code it has in
+    other places. There must be a slot left when all are new. touched: (1,), written so that what is fetched ahead is fetched.
+    """
+    slots = len(codes)
+    taken = 0
+    for begin in range(0, len(rows), _AHEAD):
+        end = min(begin + _AHEAD, len(rows))
+        for at in range(begin, end):
+            touched[0] ^= words[_own(mixes[rows[at]], depth, slots), 0]
+        for at in range(begin, end):
+            row = rows[at]
+            fates[row] = 2
+            slot = _seek(words, codes, _own(mixes[row], depth, slots), digests[0, row], digests[1, row])
+            code: Number = np.int64(codes[slot])
+            if (code != 0 and code >= floors[row]) or elsewhere[row] >= floors[row]:
+                continue
+            fates[row] = 0
+            if code == 0:
+                words[slot, 0] = digests[0, row]
+                words[slot, 1] = digests[1, row]
+                taken += 1
+            codes[slot] = np.uint32(times[row])
+    return taken
+
+
+@kernel
+def find_in_table(
+    words: Words, codes: Codes, depth: int, rows: Integers, digests: Words, mixes: Words, found: Integers
+) -> None:
+    """Raises of each of `rows` what is found to the code it has in the table."""
+    for at in range(len(rows)):
+        row = rows[at]
+        slot = _seek(words, codes, _own(mixes[row], depth, len(codes)), digests[0, row], digests[1, row])
+        code: Number = np.int64(codes[slot])
+        if code > found[row]:
+            found[row] = code
+
+
+@kernel
+def move(
+    words: Words, codes: Codes, first: Word, last: Word, floor: int, shift: int, prefix: Word,
+    into: Words, into_codes: Codes, depth: int,
+) -> int:  # fmt: skip
+    """Puts what is in one table into another that has room: codes from `floor` on, less `shift`, whose mix has this prefix.
+
+    Gives how many they were. It begins behind a free slot, so that they come in the order of their mixes.
+    """
+    slots = len(codes)
+    many = 0
+    begin = 0
+    while begin < slots and codes[begin] != 0:
+        begin += 1
+    for number in range(slots):
+        slot = begin + number
+        if slot >= slots:
+            slot -= slots
+        code: Number = np.int64(codes[slot])
+        if code == 0 or code < floor:
+            continue
+        mix = words[slot, 0] * first + words[slot, 1] * last
+        if depth > 0 and mix >> np.uint64(64 - depth) != prefix:
+            continue
+        free = _seek(into, into_codes, _own(mix, depth, len(into_codes)), words[slot, 0], words[slot, 1])
+        many += 1 if into_codes[free] == 0 else 0
+        into[free, 0] = words[slot, 0]
+        into[free, 1] = words[slot, 1]
+        into_codes[free] = max(into_codes[free], np.uint32(code - shift))
+    return many
+
+
+@kernel
+def unite_in_table(
+    words: Words, codes: Codes, depth: int, rows: Integers, digests: Words, mixes: Words, times: Integers
+) -> int:
+    """Puts ids in; of one that is there the later code holds. Gives the slots taken."""
+    taken = 0
+    for at in range(len(rows)):
+        row = rows[at]
+        slot = _seek(words, codes, _own(mixes[row], depth, len(codes)), digests[0, row], digests[1, row])
+        if codes[slot] == 0:
+            words[slot, 0] = digests[0, row]
+            words[slot, 1] = digests[1, row]
+            taken += 1
+        codes[slot] = max(codes[slot], np.uint32(times[row]))
+    return taken
+
+
+@kernel
+def group(numbers: Integers, bounds: Integers, order: Integers) -> None:
+    """order: the rows by their number, as they come within one. bounds: (m + 1,), where each number's rows begin."""
+    for at in range(len(bounds)):
+        bounds[at] = 0
+    for row in range(len(numbers)):
+        bounds[numbers[row] + 1] += 1
+    for at in range(1, len(bounds)):
+        bounds[at] += bounds[at - 1]
+    filled = bounds.copy()
+    for row in range(len(numbers)):
+        order[filled[numbers[row]]] = row
+        filled[numbers[row]] += 1
+
+
+# --- what is on disk: a filter in memory says what is surely not there --------------------------------------------------
+
+_BITS = 7
+"""Of an id, all in one line of the processor's cache: at 12 bits an id less than one in a hundred is found for nothing."""
+_STRIDE = np.uint64(0x9E3779B97F4A7C15)
+
+
+@kernel
+def fill_filter(bits: Words, mixes: Words, lasts: Words) -> None:
+    """bits: (n, 8). mixes, lasts: of ids the mix, and the last word of the digest."""
+    for row in range(len(mixes)):
+        line: Number = np.int64(((mixes[row] & _LOW32) * np.uint64(len(bits))) >> _32)
+        chosen = lasts[row] * _STRIDE
+        for _ in range(_BITS):
+            chosen = (chosen >> np.uint64(9)) | (chosen << np.uint64(55))
+            bit = chosen & np.uint64(511)
+            bits[line, np.int64(bit >> np.uint64(6))] |= np.uint64(1) << (bit & np.uint64(63))
+
+
+@kernel
+def pass_filter(bits: Words, rows: Integers, mixes: Words, digests: Words, passed: Integers) -> int:
+    """Which of `rows` may be there. Gives their number."""
+    many = 0
+    for at in range(len(rows)):
+        row = rows[at]
+        line: Number = np.int64(((mixes[row] & _LOW32) * np.uint64(len(bits))) >> _32)
+        chosen = digests[1, row] * _STRIDE
+        there = True
+        for _ in range(_BITS):
+            chosen = (chosen >> np.uint64(9)) | (chosen << np.uint64(55))
+            bit = chosen & np.uint64(511)
+            if bits[line, np.int64(bit >> np.uint64(6))] & (np.uint64(1) << (bit & np.uint64(63))) == 0:
+                there = False
+                break
+        if there:
+            passed[many] = row
+            many += 1
+    return many
+
+
+# --- lanes: intervals of counters ---------------------------------------------------------------------------------------
+#
+# Of lane l the intervals `at[l] : at[l] + counts[l]` of starts, stops, times: in order, none over another, each with its bucket
+# of time. rooms: how many it may have there. used: how far these arrays are used, and how far those of what is fresh.
+
+
+@kernel
+def _forget(
+    lane: int, floor: int, at: Integers, counts: Integers, starts: Integers, stops: Integers, times: Integers
+) -> Number:
+    """Takes the intervals out whose time is too late. Gives how many they were."""
+    begin = at[lane]
+    kept = 0
+    for place in range(begin, begin + counts[lane]):
+        if times[place] >= floor:
+            starts[begin + kept] = starts[place]
+            stops[begin + kept] = stops[place]
+            times[begin + kept] = times[place]
+            kept += 1
+    gone = np.int64(counts[lane]) - kept
+    counts[lane] = kept
+    return gone
+
+
+@kernel
+def _below(counter: int, begin: int, many: int, starts: Integers) -> int:
+    """How many of a lane's intervals start at or below a counter."""
+    if many == 0 or counter >= starts[begin + many - 1]:
+        return many
+    low, high = 0, many - 1
+    while low < high:
+        middle = (low + high) // 2
+        if starts[begin + middle] <= counter:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def _put(
+    lane: int, below: int, start: int, stop: int, time: int,
+    at: Integers, counts: Integers, rooms: Integers, starts: Integers, stops: Integers, times: Integers, used: Integers,
+) -> bool:  # fmt: skip
+    """An interval that overlaps none, behind `below` others; where it touches one of its time they become one.
+
+    False: there is no room, and nothing was done.
+    """
+    begin, many = at[lane], counts[lane]
+    place = begin + below
+    left = below > 0 and times[place - 1] == time and stops[place - 1] + 1 == start
+    right = below < many and times[place] == time and starts[place] == stop + 1
+    if left and right:
+        stops[place - 1] = stops[place]
+        for moved in range(place, begin + many - 1):
+            starts[moved], stops[moved], times[moved] = starts[moved + 1], stops[moved + 1], times[moved + 1]
+        counts[lane] -= 1
+    elif left:
+        stops[place - 1] = stop
+    elif right:
+        starts[place] = start
+    else:
+        if many == rooms[lane]:
+            room = many + many // 4 + 2
+            if used[0] + room > len(starts):
+                return False
+            for number in range(many):
+                starts[used[0] + number] = starts[begin + number]
+                stops[used[0] + number] = stops[begin + number]
+                times[used[0] + number] = times[begin + number]
+            begin = used[0]
+            place = begin + below
+            at[lane] = begin
+            rooms[lane] = room
+            used[0] += room
+        for moved in range(begin + many, place, -1):
+            starts[moved], stops[moved], times[moved] = starts[moved - 1], stops[moved - 1], times[moved - 1]
+        starts[place], stops[place], times[place] = start, stop, time
+        counts[lane] += 1
+    return True
+
+
+@kernel
+def count_in_lanes(
+    row: int, lanes: Integers, counters: Integers, buckets: Integers, floors: Integers, elsewhere: Integers, fates: Letters,
+    at: Integers, counts: Integers, rooms: Integers, closed: Flags, starts: Integers, stops: Integers, times: Integers,
+    used: Integers, fresh_at: Integers, fresh: Integers, most: int,
+) -> int:  # fmt: skip
+    """Ids in the log's order, from `row` on: fate 2 for a duplicate, 1 for what was put into a lane, 0 for what is the table's.
+
+    That is: an id of no lane (-1) or of one that is closed; a lane is closed when it would have more than `most` intervals.
+    buckets: of each its time; an id is known while that is not below the floor. elsewhere: the time it has in other places.
+    fresh: (m, 4), lane, start, stop and time of what was put in since the last checkpoint, with each lane's last at `fresh_at`.
+    Gives the row at which there is no room to go on, or their number.
+    """
+    while row < len(lanes):
+        lane, floor = lanes[row], floors[row]
+        fates[row] = 0
+        if lane < 0:
+            row += 1
+            continue
+        counter, time = counters[row], buckets[row]
+        below = _below(counter, at[lane], counts[lane], starts)
+        place = at[lane] + below - 1
+        if below > 0 and counter <= stops[place]:
+            if times[place] >= floor:
+                fates[row] = 2
+                row += 1
+            else:
+                _forget(lane, floor, at, counts, starts, stops, times)
+            continue
+        if elsewhere[row] >= floor:
+            fates[row] = 2
+            row += 1
+            continue
+        if closed[lane]:
+            row += 1
+            continue
+        if counts[lane] >= most:
+            closed[lane] = _forget(lane, floor, at, counts, starts, stops, times) == 0
+            continue
+        last = fresh_at[lane]
+        if used[1] == len(fresh):
+            return row
+        if not _put(lane, below, counter, counter, time, at, counts, rooms, starts, stops, times, used):
+            return row
+        if last >= 0 and fresh[last, 3] == time and fresh[last, 2] + 1 == counter:
+            fresh[last, 2] = counter
+        else:
+            last = used[1]
+            fresh[last, 0], fresh[last, 1], fresh[last, 2], fresh[last, 3] = lane, counter, counter, time
+            fresh_at[lane] = last
+            used[1] += 1
+        fates[row] = 1
+        row += 1
+    return row
+
+
+@kernel
+def find_in_lanes(
+    lanes: Integers, counters: Integers, at: Integers, counts: Integers, starts: Integers, stops: Integers, times: Integers,
+    found: Integers,
+) -> None:  # fmt: skip
+    """Raises of each id what is found to the time it has in its lane."""
+    for row in range(len(lanes)):
+        lane = lanes[row]
+        if lane >= 0:
+            below = _below(counters[row], at[lane], counts[lane], starts)
+            place = at[lane] + below - 1
+            if below > 0 and counters[row] <= stops[place] and times[place] > found[row]:
+                found[row] = times[place]
+
+
+@kernel
+def unite_in_lanes(
+    row: int, lanes: Integers, firsts: Integers, lasts: Integers, buckets: Integers,
+    at: Integers, counts: Integers, rooms: Integers, starts: Integers, stops: Integers, times: Integers, used: Integers,
+) -> int:  # fmt: skip
+    """Intervals, the latest times first, from `row` on: of each what no later time has. firsts: moved on by what is done.
+
+    Gives the row at which there is no room to go on, or their number.
+    """
+    while row < len(lanes):
+        lane = lanes[row]
+        while firsts[row] <= lasts[row]:
+            below = _below(firsts[row], at[lane], counts[lane], starts)
+            place = at[lane] + below
+            if below > 0 and firsts[row] <= stops[place - 1]:
+                firsts[row] = stops[place - 1] + 1
+                continue
+            last = lasts[row]
+            if below < counts[lane] and starts[place] <= last:
+                last = starts[place] - 1
+            if not _put(lane, below, firsts[row], last, buckets[row], at, counts, rooms, starts, stops, times, used):
+                return row
+            firsts[row] = last + 1
+        row += 1
+    return row
+
+
+@kernel
+def forget_in_lanes(
+    floor: int, at: Integers, counts: Integers, starts: Integers, stops: Integers, times: Integers, emptied: Integers
+) -> int:
+    """Takes every interval out whose time is too late. emptied: the lanes that have none left. Gives their number."""
+    many = 0
+    for lane in range(len(at)):
+        _forget(lane, floor, at, counts, starts, stops, times)
+        if counts[lane] == 0:
+            emptied[many] = lane
+            many += 1
+    return many
+
+
+@kernel
+def room_for(many: int) -> int:
+    """Room of a lane that has so many intervals; none for one that has none."""
+    return many + many // 8 + 1 if many else 0
+
+
+@kernel
+def move_lanes(
+    at: Integers, counts: Integers, rooms: Integers, starts: Integers, stops: Integers, times: Integers,
+    into_starts: Integers, into_stops: Integers, into_times: Integers,
+) -> int:  # fmt: skip
+    """Moves all intervals into other arrays, with room for some more of each lane: `room_for`. Gives how far those are used."""
+    used = 0
+    for lane in range(len(at)):
+        for number in range(counts[lane]):
+            into_starts[used + number] = starts[at[lane] + number]
+            into_stops[used + number] = stops[at[lane] + number]
+            into_times[used + number] = times[at[lane] + number]
+        at[lane] = used
+        rooms[lane] = room_for(counts[lane])
+        used += rooms[lane]
+    return used
+
+
+# --- intervals in the changelog -----------------------------------------------------------------------------------------
+
+
+@kernel
+def _write(number: int, piece: Letters, size: int) -> int:
+    """A number from 0 on, seven bits a byte, the low ones first. Gives where it ends."""
+    while number >= 128:
+        piece[size] = np.uint8((number & 127) | 128)
+        number >>= 7
+        size += 1
+    piece[size] = np.uint8(number)
+    return size + 1
+
+
+@kernel
+def _read(piece: Letters, at: Integers) -> Number:
+    number: Number = np.int64(0)
+    shift: Number = np.int64(0)
+    while piece[at[0]] >= 128:
+        number |= np.int64(piece[at[0]] & np.uint8(127)) << shift
+        shift += 7
+        at[0] += 1
+    number |= np.int64(piece[at[0]]) << shift
+    at[0] += 1
+    return number
+
+
+@kernel
+def _folded(number: int) -> int:
+    """A number of either sign as one from 0 on, near ones as small ones."""
+    return (number << 1) ^ (number >> 63)
+
+
+@kernel
+def _unfolded(number: int) -> int:
+    return (number >> 1) ^ -(number & 1)
+
+
+@kernel
+def pack(
+    row: int, lanes: Integers, names: Letters, firsts: Integers, lasts: Integers, buckets: Integers, piece: Letters,
+    most: int, bounds: Integers,
+) -> int:  # fmt: skip
+    """Intervals from `row` on into a piece, until it has `most` bytes. bounds[0]: where it begins, then where it ends.
+
+    Of each: how far its time is from that of the one before, and whether another lane begins, whose name (n, 16) follows;
+    how far it starts from where that one stops; how long it is. Gives the row to go on with.
+    """
+    size = bounds[0]
+    lane, last, time = -1, 0, 0
+    while row < len(lanes) and size < most:
+        another = 1 if lanes[row] != lane else 0
+        size = _write((_folded(buckets[row] - time) << 1) | another, piece, size)
+        time = buckets[row]
+        if another != 0:
+            lane = lanes[row]
+            for at in range(16):
+                piece[size + at] = names[lane, at]
+            size += 16
+            last = 0
+        size = _write(_folded(firsts[row] - last), piece, size)
+        size = _write(lasts[row] - firsts[row], piece, size)
+        last = lasts[row]
+        row += 1
+    bounds[0] = size
+    return row
+
+
+@kernel
+def unpack(
+    piece: Letters, begin: int, names: Letters, lanes: Integers, firsts: Integers, lasts: Integers, buckets: Integers
+) -> tuple[int, int]:
+    """What `pack` wrote. lanes: numbers within `names`. Gives how many intervals and how many names there are."""
+    at = np.array([begin], np.int64)
+    many, named = 0, 0
+    last, time = 0, 0
+    while at[0] < len(piece):
+        head = _read(piece, at)
+        time += _unfolded(head >> 1)
+        if head & 1:
+            for place in range(16):
+                names[named, place] = piece[at[0] + place]
+            at[0] += 16
+            named += 1
+            last = 0
+        first = last + _unfolded(_read(piece, at))
+        last = first + _read(piece, at)
+        lanes[many], firsts[many], lasts[many], buckets[many] = named - 1, first, last, time
+        many += 1
+    return many, named
