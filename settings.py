@@ -71,6 +71,9 @@ class Settings:
     web_advertised_url: str | None = None
     """Where the other workers reach this one's HTTP; `http://<web_host>:<web_port>` otherwise."""
     data_dir: str = ".meterline"
+    """Where this machine's processes keep files: the laptop's servers theirs, workers the ids there is no memory for."""
+    ids_memory_mb: int = 1024
+    """Memory of one worker process for the ids it knows, shared by its partitions; the older ones go to `data_dir` beyond it."""
     emit_ms: int = 500
     """METERING emits changed partials this often (design §1)."""
     checkpoint_ms: int = 5000

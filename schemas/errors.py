@@ -9,6 +9,7 @@
     │   ├── CommitRefused              this worker's membership is over
     │   └── SendFailed                 a record was not acknowledged
     ├── PartitionStopped               a partition must not go on; says why and how to mend it
+    ├── DiskFailed                     this worker's disk did not take or give back what a partition remembers
     ├── NotMended                      a mending that would not be exact here
     └── SinkError                      a sink is down or refuses
 """
@@ -91,6 +92,10 @@ class PartitionStopped(MeterlineError):
         self.topic = topic
         self.partition = partition
         self.way = way
+
+
+class DiskFailed(MeterlineError):
+    """A worker's disk did not take known ids or give them back: what is a duplicate cannot be told, so the partition stops."""
 
 
 class NotMended(MeterlineError):

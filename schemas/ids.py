@@ -85,11 +85,6 @@ def ids_of(texts: Texts, codes: Integers, sources: Sequence[str]) -> Ids:
     return Ids(words, lanes, counters, digests_of(named))
 
 
-def words_of(digests: Sequence[bytes]) -> Words:
-    """(2, n), of digests of 16 bytes."""
-    return np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).T.astype(np.uint64, order="C")
-
-
 def digests_of(words: Words) -> list[bytes]:
     """16 bytes of each."""
     raw = words.T.astype(">u8").tobytes()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from schemas import events
-from schemas.errors import BrokerError, MeterlineError, PartitionStopped
+from schemas.errors import BrokerError, DiskFailed, MeterlineError, PartitionStopped
 from schemas.records import Batch, Out, PackedRecords
 from streams.clock import Clock
 from streams.closing import Closing
@@ -146,7 +146,7 @@ class PartitionTask(ABC):
                     if batch is not None:
                         await self._fold(batch)
                     await self.work(self._clock.monotonic_s())
-        except PartitionStopped as error:
+        except (PartitionStopped, DiskFailed) as error:
             self._stop(error)
         except DefinitionsDiffer as error:
             self._stop(error)
@@ -283,6 +283,9 @@ class PartitionTask(ABC):
         """The stage's step. It is pure, so what it raises it would raise again: the partition stops, the others go on."""
         try:
             self.step(batch)
+        except DiskFailed:
+            self._broken = True
+            raise
         except MeterlineError:
             raise
         except Exception as error:

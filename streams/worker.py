@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from schemas.deadletters import DeadLetter
@@ -32,6 +33,7 @@ from streams.tasks import ClosingTask, MeteringTask, Pace, PartitionTask, Perfor
 from tables.closing import ClosingTable
 from tables.durable import Durable, Limits
 from tables.metering import MeteringTable
+from tables.runs import Disk
 from transport.membership import Membership
 from transport.throttling import Throttling
 
@@ -114,6 +116,7 @@ class Worker:
         self._rng = rng or random.Random()
         self._limits = limits
         self._restoring = restoring or Restoring()
+        self._disk = Disk(Path(settings.data_dir) / "ids", settings.ids_memory_mb * 1_000_000)
         self._leaving = False
         self.stopping = False
         self.handed_over = False
@@ -124,6 +127,7 @@ class Worker:
         Raises ConfigurationError for a missing topic or partition counts that do not fit.
         """
         await self.broker.start()
+        self._disk.clear()
         s = self.settings
         self.usage_partitions = await self.broker.partitions(s.usage_topic)
         self.partials_partitions = await self.broker.partitions(s.partials_topic)
@@ -201,7 +205,7 @@ class Worker:
 
     def _begin_metering(self, partition: int, membership: Membership) -> None:
         s, d = self.settings, self.definitions
-        table = MeteringTable(self.partials_partitions, d.stream.correct_for_ms)
+        table = MeteringTable(self.partials_partitions, d.stream.correct_for_ms, self._disk)
         durable = self._durable(table, s.usage_topic, s.metering_state_topic, partition, self.usage_partitions)
         topics = Topics(s.usage_topic, s.partials_topic, s.dead_letters_topic)
         stage = Metering(d, topics, partition, self.partials_partitions, durable, table)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from schemas.errors import MeterlineError
+from schemas.errors import DiskFailed
 from schemas.ids import Integers, Words
 from tables.id_kernels import fill_filter, mixes_of, pass_filter
 
@@ -33,10 +33,6 @@ _LOCK = "lock"
 
 SALT = np.array([secrets.randbits(64) | 1 for _ in range(2)], np.uint64)
 """Where an id goes is this process's secret: nobody can make up ids that crowd together."""
-
-
-class DiskFailed(MeterlineError):
-    """The disk did not take or give back known ids. The partition must stop: it can no longer tell what is a duplicate."""
 
 
 class Found(NamedTuple):
@@ -223,5 +219,6 @@ def _failed(verb: str, path: Path, error: OSError) -> DiskFailed:
     return DiskFailed(
         f"cannot {verb} known ids at {path}: {error.strerror or error}",
         hint="give METERLINE_DATA_DIR a disk with room (24 bytes for every id that is remembered), or the ids more memory with "
-        "METERLINE_IDS_MEMORY_MB; then restart this worker: nothing is lost, its state is in the changelog",
+        "METERLINE_IDS_MEMORY_MB; then restart this worker: nothing is lost, its state is in the changelog "
+        "(docs/mending.md#a-disk-that-known-ids-do-not-fit-on)",
     )
