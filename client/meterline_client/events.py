@@ -2,13 +2,15 @@
 
     {"specversion":"1.0","id":…,"source":…,"type":…,"subject":…,"time":…,"data":…}
 
-`time` is RFC 3339 in UTC with milliseconds, exactly 24 characters. A Decimal in `data` becomes a text, which meterline
-reads as the exact quantity (design §5).
+Extension attributes (CloudEvents 1.0, `spec.md`) stand before the data, in the caller's order. `time` is RFC 3339 in UTC with
+milliseconds, exactly 24 characters. A Decimal in `data` becomes a text, which meterline reads as the exact quantity (design §5).
 """
 
 from __future__ import annotations
 
+import re
 import time as system_time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -22,6 +24,11 @@ RESERVED_PREFIX = "meterline."
 """Event types that belong to the stream itself (design §3)."""
 HEAD = b'{"specversion":"1.0","id":'
 DATA = b'","data":'
+Extension = str | bool | int
+_EXTENSION = re.compile(r"[a-z0-9]{1,20}")
+_OWN = frozenset(("specversion", "id", "source", "type", "subject", "time", "data", "datacontenttype", "dataschema"))
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_INTEGERS = range(-(2**31), 2**31)
 _LATEST_S = 253_402_300_800
 """The year 10000."""
 
@@ -69,9 +76,44 @@ def id_text(id: str) -> bytes:
     return text
 
 
+def extended(extensions: Mapping[str, Extension]) -> bytes:
+    """What stands between an event's time and its data where it has extension attributes.
+
+    Raises EventRefused for a name or a value that CloudEvents does not have: names are 1 to 20 lower-case letters and digits
+    and none of CloudEvents' own; values are texts without control characters, booleans, or integers of 32 bits.
+    """
+    return (
+        b'"' + b"".join(b',"%b":%b' % (_name(name), _value(name, held)) for name, held in extensions.items()) + DATA[1:]
+    )
+
+
 def id_of(event: bytes) -> str:
     """The id of an event that was encoded here."""
     return str(orjson.loads(event)["id"])
+
+
+def _name(name: object) -> bytes:
+    if not isinstance(name, str) or not _EXTENSION.fullmatch(name):
+        raise EventRefused(
+            f"{name!r} cannot be the name of an extension attribute", hint="1 to 20 lower-case letters and digits"
+        )
+    if name in _OWN:
+        raise EventRefused(f"{name!r} is an attribute of CloudEvents itself", hint="an extension needs another name")
+    return name.encode()
+
+
+def _value(name: str, value: object) -> bytes:
+    if isinstance(value, bool) or (isinstance(value, int) and value in _INTEGERS):
+        return orjson.dumps(value)
+    if isinstance(value, str) and not _CONTROL.search(value):
+        try:
+            return orjson.dumps(value)
+        except orjson.JSONEncodeError:  # half of a surrogate pair
+            pass
+    raise EventRefused(
+        f"the extension attribute {name!r} cannot be {str(value)[:80]!r}",
+        hint="a text without control characters, a boolean, or an integer of 32 bits; anything else belongs into the data",
+    )
 
 
 def _decimal(value: object) -> str:

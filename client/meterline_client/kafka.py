@@ -11,16 +11,22 @@ import asyncio
 import logging
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer, errors
 from aiokafka.conn import create_conn
 
 from meterline_client.connection import SASL_USERNAME, keep_keys_out_of_logs, parse_eventhubs
+from meterline_client.entra import EntraTokens
 from meterline_client.errors import ConfigurationError, TransportError
+
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
 
 log = logging.getLogger("meterline.client")
 
+KAFKA_PORT = 9093
+"""Of Event Hubs' Kafka endpoint."""
 METADATA_MAX_AGE_MS = 180_000
 CONNECTIONS_MAX_IDLE_MS = 180_000
 REQUEST_TIMEOUT_MS = 60_000
@@ -47,7 +53,8 @@ _CONFIGURATION = (
 
 
 class KafkaTransport:
-    """Give `bootstrap` (a Kafka without authentication), or `connection_string` (Event Hubs, SASL_SSL).
+    """Give `bootstrap` (a Kafka without authentication), or `connection_string` (Event Hubs, SASL_SSL), or `namespace`
+    (`name.servicebus.windows.net`) and `credential` (Entra ID; one of azure-identity's asyncio ones, which stays the caller's).
 
     ca_file: PEM of the authority that signed the broker's certificate, the system's otherwise. Every record is
     acknowledged by all replicas (`acks=all`); aiokafka's own retries stay below ours, with the same bytes.
@@ -59,12 +66,14 @@ class KafkaTransport:
         *,
         bootstrap: str | None = None,
         connection_string: str | None = None,
+        namespace: str | None = None,
+        credential: AsyncTokenCredential | None = None,
         ca_file: str | None = None,
         client_id: str = "meterline-client",
         request_timeout_ms: int = REQUEST_TIMEOUT_MS,
     ) -> None:
         self.topic = topic
-        self._options = _options(bootstrap, connection_string, ca_file)
+        self._options = _options(bootstrap, connection_string, namespace, credential, ca_file)
         self._options["client_id"] = client_id
         self._options["request_timeout_ms"] = request_timeout_ms
         self._answer_s = 2 * request_timeout_ms / 1000
@@ -84,6 +93,9 @@ class KafkaTransport:
         )
         try:
             await producer.start()
+            if not producer.client.cluster.brokers():
+                # A refused token: aiokafka does not look at the refusal (conn.py, `OAuthAuthenticator.step`), and goes on.
+                raise errors.SaslAuthenticationFailed("the broker refused the token")
             # All topics, never by name: asking for a name creates it on a broker that may create topics by itself.
             cluster = await producer.client.fetch_all_metadata()
         except (TimeoutError, errors.KafkaError, OSError) as error:
@@ -172,7 +184,9 @@ class KafkaTransport:
         if isinstance(error, _CONFIGURATION) and self._producer is None:
             return ConfigurationError(
                 f"{where}: {type(error).__name__}",
-                hint="copy the connection string again from the namespace's Shared access policies; it needs Send",
+                hint="give the identity the role Azure Event Hubs Data Sender on this namespace"
+                if "sasl_oauth_token_provider" in self._options
+                else "copy the connection string again from the namespace's Shared access policies; it needs Send",
             )
         detail = f": {error}" if str(error) else ""
         return TransportError(
@@ -180,13 +194,35 @@ class KafkaTransport:
             retryable=not isinstance(error, _FINAL),
             hint="an event larger than the broker takes has to be split by its sender"
             if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordTooLargeError)
+            else "the broker throttles: raise its throughput units; events wait, and are tried again"
+            if isinstance(error, errors.PolicyViolationError)
             else "is the broker running, the address right, the network open, the key valid?",
         )
 
 
-def _options(bootstrap: str | None, connection_string: str | None, ca_file: str | None) -> dict[str, Any]:
-    if (bootstrap is None) == (connection_string is None):
-        raise ConfigurationError("no broker is named, or two are", hint="give bootstrap or connection_string")
+def _options(
+    bootstrap: str | None,
+    connection_string: str | None,
+    namespace: str | None,
+    credential: AsyncTokenCredential | None,
+    ca_file: str | None,
+) -> dict[str, Any]:
+    if sum(given is not None for given in (bootstrap, connection_string, namespace)) != 1 or (
+        (namespace is None) != (credential is None)
+    ):
+        raise ConfigurationError(
+            "no broker is named, or two are", hint="give bootstrap, or connection_string, or namespace and credential"
+        )
+    if namespace is not None and credential is not None:
+        keep_keys_out_of_logs()
+        host, _, port = namespace.partition(":")
+        return {
+            "bootstrap_servers": f"{host}:{port or KAFKA_PORT}",
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": "OAUTHBEARER",
+            "sasl_oauth_token_provider": EntraTokens(host, credential),
+            "ssl_context": _tls_context(ca_file),
+        }
     if bootstrap is not None:
         for server in bootstrap.split(","):
             host, _, port = server.strip().rpartition(":")

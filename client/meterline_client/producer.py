@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -34,7 +34,18 @@ from meterline_client.errors import (
     StillSpooled,
     TransportError,
 )
-from meterline_client.events import DATA, HEAD, Stamps, data_text, id_text, middle, milliseconds, source_text
+from meterline_client.events import (
+    DATA,
+    HEAD,
+    Extension,
+    Stamps,
+    data_text,
+    extended,
+    id_text,
+    middle,
+    milliseconds,
+    source_text,
+)
 from meterline_client.failures import Failures
 from meterline_client.hashing import partition_for
 from meterline_client.lane import Lane
@@ -207,12 +218,14 @@ class Producer:
         *,
         time: datetime | int | None = None,
         id: str | None = None,
+        extensions: Mapping[str, Extension] | None = None,
         timeout_s: float | None = None,
     ) -> Sent:
         """Accept one event; wait for room where there is none.
 
         data: what orjson can encode; a Decimal becomes a text. time: when it was used, a datetime with time zone or
         milliseconds since the epoch; now by default. id: the caller's own; one is given otherwise, and is best.
+        extensions: CloudEvents extension attributes, like a `traceparent`; they are kept with the event, and meter nothing.
         Raises SpoolFull after `timeout_s` (None: never), EventRefused, SpoolError, Closed; then it was not accepted.
         """
         self._since_rest += 1
@@ -221,7 +234,7 @@ class Producer:
             await asyncio.sleep(0)
         if not self._turns.taken:  # else whoever waits already comes first
             try:
-                return self.try_send(type, subject, data, time=time, id=id)
+                return self.try_send(type, subject, data, time=time, id=id, extensions=extensions)
             except SpoolFull:
                 pass
         if time is None:
@@ -231,7 +244,7 @@ class Producer:
         try:
             while True:
                 try:
-                    return self.try_send(type, subject, data, time=time, id=id)
+                    return self.try_send(type, subject, data, time=time, id=id, extensions=extensions)
                 except SpoolFull:
                     for lane in self._lanes:
                         lane.wake.set()  # nothing lingers while somebody waits
@@ -241,7 +254,14 @@ class Producer:
             self._turns.next()
 
     def try_send(
-        self, type: str, subject: str, data: object, *, time: datetime | int | None = None, id: str | None = None
+        self,
+        type: str,
+        subject: str,
+        data: object,
+        *,
+        time: datetime | int | None = None,
+        id: str | None = None,
+        extensions: Mapping[str, Extension] | None = None,
     ) -> Sent:
         """The same, at once or not at all. Raises SpoolFull where there is no room."""
         if not self._open:
@@ -249,12 +269,13 @@ class Producer:
         route = self._routes.get((type, subject)) or self._route(type, subject)
         lane = route.lane
         stamp = self._stamps.text(self._clock.time_ms() if time is None else milliseconds(time))
+        behind = extended(extensions) if extensions else DATA
         if id is None:
             number = lane.counter + 1
-            event = b'%b%d"%b%b%b%b}' % (lane.head, number, route.middle, stamp, DATA, data_text(data))
+            event = b'%b%d"%b%b%b%b}' % (lane.head, number, route.middle, stamp, behind, data_text(data))
         else:
             number = lane.counter
-            event = b"%b%b%b%b%b%b}" % (HEAD, id_text(id), route.middle, stamp, DATA, data_text(data))
+            event = b"%b%b%b%b%b%b}" % (HEAD, id_text(id), route.middle, stamp, behind, data_text(data))
         envelope, index = self._accept(lane, route.key, event)
         lane.counter = number
         self._accepted += 1

@@ -52,7 +52,10 @@ async def test_a_subject_has_one_partition_over_kafka_and_over_amqp(both: Both) 
     ):
         async with Producer(transport, SOURCE) as producer:
             assert producer.partitions == PARTITIONS
-            sent = [await producer.send(TYPE, subject, n) for n, subject in enumerate(subjects * 5)]
+            sent = [
+                await producer.send(TYPE, subject, n, extensions={"traceparent": f"00-{n}"})
+                for n, subject in enumerate(subjects * 5)
+            ]
             receipts = await asyncio.gather(*sent)
             assert {receipt.offset is None for receipt in receipts} == {isinstance(transport, AmqpTransport)}
             ids |= {event.event_id for event in sent}
@@ -61,6 +64,7 @@ async def test_a_subject_has_one_partition_over_kafka_and_over_amqp(both: Both) 
     for record in records:
         for event in record.events:
             where[event["subject"]].add(record.partition)
+            assert event["traceparent"] == f"00-{event['data']}", "extension attributes survive both"
     assert {len(partitions) for partitions in where.values()} == {1}
     assert sum(len(record.events) for record in records) == 400
     over_amqp = [record for record in records if record.key is None]

@@ -56,6 +56,57 @@ async def test_an_id_of_the_callers_own_is_kept() -> None:
     assert event["id"] == 'order "7"'
 
 
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+async def extended(extensions: dict[str, Any]) -> bytes:
+    recorder = Recorder(partitions=1)
+    async with Producer(recorder, SOURCE, run="run0run0", clock=ManualClock()) as producer:
+        await producer.send(TYPE, "acme", {"n": 1}, extensions=extensions)
+    (value,) = recorder.records[0]
+    return value
+
+
+async def test_extension_attributes_stand_between_time_and_data() -> None:
+    value = await extended({"traceparent": TRACE, "priority": 7, "sampled": True})
+    assert value.endswith(
+        b'"time":"2026-01-31T12:00:00.123Z","traceparent":"%b","priority":7,"sampled":true,"data":{"n":1}}]'
+        % TRACE.encode()
+    )
+    (event,) = decode(value)
+    assert isinstance(event, RawEvent) and (event.id, bytes(event.data)) == ("run0run0-0-1", b'{"n":1}')
+
+
+@pytest.mark.parametrize("name", ["", "Trace", "trace-parent", "trace_parent", "a" * 21, "über", 7])
+async def test_a_name_that_cloudevents_does_not_have_is_refused(name: Any) -> None:
+    with pytest.raises(EventRefused, match="cannot be the name of an extension attribute -> 1 to 20 lower-case"):
+        await extended({name: "x"})
+
+
+@pytest.mark.parametrize("name", ["id", "source", "type", "time", "data", "specversion", "subject", "dataschema"])
+async def test_an_extension_is_no_second_attribute_of_cloudevents_own(name: str) -> None:
+    with pytest.raises(EventRefused, match="is an attribute of CloudEvents itself"):
+        await extended({name: "x"})
+
+
+@pytest.mark.parametrize("value", [None, 1.5, 2**31, -(2**31) - 1, {"a": 1}, b"x", "line\nbreak", "\ud800"])
+async def test_a_value_that_cloudevents_does_not_have_is_refused(value: Any) -> None:
+    with pytest.raises(EventRefused, match="the extension attribute 'trace' cannot be"):
+        await extended({"trace": value})
+
+
+@given(
+    st.dictionaries(st.from_regex(r"\A(x|ce)[a-z0-9]{0,10}\Z"), st.text() | st.booleans() | st.integers(), max_size=4)
+)
+def test_extensions_are_what_json_reads_back_or_refused(extensions: dict[str, Any]) -> None:
+    try:
+        value = asyncio.run(extended(extensions))
+    except EventRefused:
+        return
+    (event,) = json.loads(value)
+    assert {name: event[name] for name in extensions} == extensions
+
+
 @given(st.lists(st.tuples(NAME, NAME, JSON), min_size=1, max_size=8))
 def test_meterline_reads_every_envelope_whole_on_its_fast_path(events: list[tuple[str, str, Any]]) -> None:
     value = asyncio.run(envelope(*events))

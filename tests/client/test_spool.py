@@ -90,6 +90,20 @@ async def test_the_next_producer_sends_what_is_left_first_with_the_same_ids_to_t
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
+async def test_extension_attributes_are_on_disk_with_their_event(tmp_path: Path) -> None:
+    recorder, clock = Recorder(1), ManualClock()
+    recorder.away = True
+    first = Producer(recorder, SOURCE, spool_dir=tmp_path, durable=True, clock=clock)
+    await first.start()
+    await first.send(TYPE, "acme", 1, extensions={"traceparent": "00-1-2-03", "priority": 3})
+    await closed(first, clock)
+    recorder.away = False
+    async with Producer(recorder, SOURCE, spool_dir=tmp_path, clock=clock):
+        await clock.pass_s(20)
+    (event,) = recorder.events(0)
+    assert (event["traceparent"], event["priority"]) == ("00-1-2-03", 3)
+
+
 async def test_what_several_producers_left_leaves_in_the_order_of_their_lives(tmp_path: Path) -> None:
     recorder, clock = Recorder(1), ManualClock()
     recorder.away = True
