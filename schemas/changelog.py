@@ -11,7 +11,10 @@ from schemas.partials import RECORD_MAX
 
 
 class Entry(NamedTuple):
-    """One remembered thing: its kind, its key, its value, or None where it was touched and is gone (a removal)."""
+    """One remembered thing: its kind, its key, its value, or None where it was touched and is gone (a removal).
+
+    Of a packed kind (`tables/replay.py`) the value is a block of many, with their keys in it (`schemas/blocks.py`).
+    """
 
     kind: str
     key: bytes
@@ -62,6 +65,8 @@ _label_decoder = msgspec.msgpack.Decoder(Label)
 _entries_decoder = msgspec.msgpack.Decoder(list[tuple[str, bytes, bytes | None]])
 _CHUNK_FIELDS = 512
 """Bytes that everything but the entries may take."""
+_ENTRY_FIELDS = 24
+"""Bytes that stand around a block in an entry."""
 
 
 def encode(chunk: Chunk) -> bytes:
@@ -82,6 +87,11 @@ def decode_label(value: bytes) -> Label:
 def decode_entries(raw: msgspec.Raw) -> list[tuple[str, bytes, bytes | None]]:
     """The entries of a chunk: kind, key, value. Raises msgspec.DecodeError where they are none."""
     return _entries_decoder.decode(raw)
+
+
+def block_max(limit: int = RECORD_MAX) -> int:
+    """Bytes that a block may have, so that two fill a chunk of `limit` bytes."""
+    return (limit - _CHUNK_FIELDS) // 2 - _ENTRY_FIELDS
 
 
 def split(entries: Iterable[Entry], limit: int = RECORD_MAX) -> list[list[Entry]]:

@@ -135,11 +135,17 @@ class Rows(NamedTuple):
         return cls(keys, versions, events, digests, first, through, units, places.astype(np.int8))
 
     def columns(self) -> list[Column]:
-        """All but the keys as signed words; amounts without the zeros at their end."""
+        """All but the keys as signed words, as they are packed; amounts without the zeros at their end."""
         units, places = self.units.copy(), self.places.astype(np.int64)
         without_zeros(units, places)
         high, low = self.digests.view(np.int64)
         return [self.versions, self.events, high, low, self.first, self.through, units, places]
+
+    def words(self) -> Column:
+        """All but the keys, of shape (rows, COLUMNS)."""
+        high, low = self.digests.view(np.int64)
+        columns = (self.versions, self.events, high, low, self.first, self.through, self.units, self.places)
+        return np.stack(columns, axis=1)
 
     def partials(self) -> list[Partial]:
         """As objects."""
@@ -178,6 +184,7 @@ class _PartialRows(msgspec.Struct, array_like=True, frozen=True, tag="r"):
 StageRecord = Partials | PartialRows | Watermark
 
 _encoder = msgspec.msgpack.Encoder()
+_share_decoder = msgspec.msgpack.Decoder(tuple[int, Contribution])
 _decoder: msgspec.msgpack.Decoder[Partials | _PartialRows | Watermark] = msgspec.msgpack.Decoder(
     Partials | _PartialRows | Watermark
 )
@@ -199,6 +206,16 @@ def scaled(amount: Decimal | None) -> tuple[int, int] | None:
 def amount_of(units: int, places: int) -> Decimal | None:
     """The amount of a row, as a contribution on a wire has it."""
     return None if places < 0 else Decimal(units).scaleb(-places, SUM).normalize(SUM)
+
+
+def encode_share(version: int, share: Contribution) -> bytes:
+    """A contribution and its meter's version, by themselves."""
+    return _encoder.encode((version, share))
+
+
+def decode_share(value: bytes) -> tuple[int, Contribution]:
+    """What `encode_share` encoded."""
+    return _share_decoder.decode(value)
 
 
 def _signed(word: int) -> int:

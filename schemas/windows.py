@@ -58,6 +58,11 @@ def decode_key(raw: bytes) -> WindowKey:
     return tuple.__new__(WindowKey, (raw[begin:end].decode(), *_behind_subject(raw[end:])))
 
 
+def beginning(subject: str) -> bytes:
+    """What the keys of a subject's windows begin with."""
+    return b"\x95" + _encoder.encode(subject)
+
+
 def foreign_key(raw: bytes) -> bool:
     """Whether these bytes are no window's key as `encode_key` writes it."""
     try:
@@ -100,7 +105,12 @@ def window_id(key: WindowKey) -> str:
         [key.subject, key.meter, dict(key.group), format_rfc3339(key.start_ms), key.size], option=orjson.OPT_SORT_KEYS
     )
     digest = base64.b32encode(hashlib.sha256(canonical).digest()[:16]).decode().rstrip("=").lower()
-    return f"{key.meter}~{key.size}~{format_basic(key.start_ms)}~{digest}"
+    return id_beginning(key) + digest
+
+
+def id_beginning(key: WindowKey) -> str:
+    """What stands before the digest in a window's id."""
+    return f"{key.meter}~{key.size}~{format_basic(key.start_ms)}~"
 
 
 def session_id(subject: str) -> str:

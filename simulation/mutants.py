@@ -55,19 +55,18 @@ MUTANTS = (
     ),
     _one(
         "a recovered window never closes", "Faust: recovered windows", "tables/closing.py",
-        "        self._schedule(key, window, end_ms, grace_ms)\n        if window.revision and",
-        "        if window.revision and",
+        "        self._schedule(slots, ends)\n        closed =", "        closed =",
     ),
     _one(
         "windows close by the wall clock", "Faust: wall-clock expiry", "streams/closing.py",
-        "        watermark_ms = table.watermark_ms\n        for key in sorted(table.take_due",
+        "        watermark_ms = table.watermark_ms\n        for key, slot in table.in_order(table.take_due",
         "        import asyncio\n"
         "        watermark_ms = 1767268800000 + int(asyncio.get_running_loop().time() * 1000)\n"
-        "        for key in sorted(table.take_due",
+        "        for key, slot in table.in_order(table.take_due",
     ),
     _one(
-        "the last partial wins, an old owner's too", "Faust: writes of a former owner; §2.5", "streams/closing.py",
-        "if held is None or (share.through, -share.events) > (held.through, -held.events):", "if True:",
+        "the last partial wins, an old owner's too", "Faust: writes of a former owner; §2.5", "tables/closing_kernels.py",
+        "if newest_first or through < held or (through == held and events >= before):", "if newest_first:",
     ),
     _one(
         "a commit runs past what was folded", "Faust #606", "tables/durable.py",
@@ -86,6 +85,15 @@ MUTANTS = (
     _one(
         "of two values of a key the last in the log wins", "§2.3", "tables/replay.py",
         "kept.sort(key=lambda chunk: chunk[:2])", "kept.sort(key=lambda chunk: chunk[1])", 600,
+    ),
+    _one(
+        "of two shares of a window the older holds", "§2.3", "tables/closing_kernels.py",
+        "if newest_first or through < held or (through == held and events >= before):",
+        "if not newest_first and (through < held or (through == held and events >= before)):",
+    ),
+    _one(
+        "a window that is gone comes back", "§2.3", "tables/closing.py",
+        "        self._gone_since.slots_of(keys, True)\n", "",
     ),
     _one(
         "a removal does not compete", "§2.3", "tables/replay.py",
@@ -129,12 +137,12 @@ MUTANTS = (
         "source.watermark_ms = max(source.watermark_ms, mark.watermark_ms)", "source.watermark_ms = mark.watermark_ms",
     ),
     _one(
-        "members of an older partial are dropped", "§2.5", "streams/closing.py",
-        "if partial.members:", "if partial.members and window.shares[source_number] is partial.share:", 600,
+        "members of an older partial are dropped", "§2.5", "tables/closing.py",
+        "if slot >= 0 and partial.members:", "if share >= 0 and partial.members:", 600,
     ),
     _one(
         "a sealed window is made anew", "§2.5", "streams/closing.py",
-        "if table.watermark_ms >= end_ms + self._stream.correct_for_ms:", "if False:", 600,
+        "sealed = table.watermark_ms >= ends.ends_ms + self._stream.correct_for_ms", "sealed = ends.ends_ms < 0", 600,
     ),
     _one(
         "a commit is sent again under the next generation", "§2.4", "simulation/broker.py",
@@ -196,11 +204,11 @@ MUTANTS = (
     ),
     _one(
         "a window is revised at every watermark", "§3", "streams/closing.py",
-        "elif watermark_ms >= window.revised_at_ms + self._stream.revise_every_ms:", "else:",
+        "take_revisable(watermark_ms, self._stream.revise_every_ms)", "take_revisable(watermark_ms, 0)",
     ),
     _one(
         "what is pending at the seal is dropped", "§3", "streams/closing.py",
-        "            if table.pending(key):\n                self._revise(key, \"seal\", watermark_ms)\n", "", 200, "long",
+        "                self._revise(key, slot, \"seal\", watermark_ms)\n", "                pass\n", 200, "long",
     ),
     # -- §4: one event, one fate
     _one(

@@ -19,23 +19,36 @@ from dataclasses import dataclass
 from decimal import Context, Decimal, Inexact, InvalidOperation
 
 import msgspec
+import numpy as np
 import orjson
 
 from schemas.definitions import Definitions, Meter
 from schemas.errors import PartitionStopped
 from schemas.numbers import format_quantity
-from schemas.partials import NEVER, Partial, Watermark, decode
+from schemas.partials import NEVER, PartialRows, Watermark, decode
 from schemas.records import Batch, Record
-from schemas.windows import Revision, WindowKey, document, receipt, window_id
+from schemas.texts import Places, Texts
+from schemas.windows import (
+    Revision,
+    WindowKey,
+    decode_key,
+    document,
+    encode_key,
+    foreign_key,
+    id_beginning,
+    receipt,
+    window_id,
+)
 from tables.aggregates import events_and_digest, value
-from tables.closing import ClosingTable, SourceState, WindowState
+from tables.calendar import Calendar, Ends, Unknown
+from tables.closing import ClosingTable, SourceState, WindowState, rows_of
 from tables.durable import Durable
 from tables.effects import Procedure, Turn
 
 _EXACT = Context(prec=200, traps=[Inexact, InvalidOperation])
 """Deltas are exact, those of averages too: 20 digits before the point, and at most some 60 after it."""
 
-_SCHEDULED = 1000
+_SCHEDULED = 20_000
 """Windows of a restored table that are looked at before others have their turn."""
 
 
@@ -52,8 +65,8 @@ class Alarm:
 class Closing:
     """One partials partition: its table and the step over it.
 
-    `changed` collects the windows whose running total or state moved, for the live feed; `revised` the documents decided;
-    `alarms` what a step found wrong. The shell takes them after each step.
+    `revised` collects the documents decided, `alarms` what a step found wrong; the shell takes them after each step, and with
+    `take_changed` the windows whose running total or state moved, for the live feed.
     """
 
     def __init__(
@@ -61,7 +74,6 @@ class Closing:
     ) -> None:
         self.table = table
         self.durable = durable
-        self.changed: dict[WindowKey, None] = {}
         self.revised: list[dict[str, object]] = []
         self.alarms: list[Alarm] = []
         self._topic = topic
@@ -69,6 +81,8 @@ class Closing:
         self._stream = definitions.stream
         self._meters: dict[str, Meter] = {meter.slug: meter for meter in definitions.meters}
         self._sizes = {(m.slug, w.size): w.size_ms for m in definitions.meters for w in m.windows}
+        self._calendar = Calendar(definitions)
+        self._at = 0
 
     def recover(self) -> Procedure[None]:
         """Restores the table and what is due when; an imbalance that an earlier owner told of is told again."""
@@ -85,10 +99,12 @@ class Closing:
             pass
 
     def _schedule(self) -> Iterator[None]:
-        for number, key in enumerate(list(self.table.windows), start=1):
-            self.table.schedule_restored(key, self._end_ms(key), self._meters[key.meter].grace_ms)
-            if number % _SCHEDULED == 0:
-                yield
+        keys = self.table.joined.keys
+        slots = keys.slots()
+        for begin in range(0, len(slots), _SCHEDULED):
+            portion = slots[begin : begin + _SCHEDULED]
+            self.table.schedule_restored(portion, self._ends(keys.texts(portion)))
+            yield
 
     def step(self, batch: Batch) -> None:
         """Folds the records of one batch that are not folded yet. Raises PartitionStopped for a record of somebody else."""
@@ -105,14 +121,30 @@ class Closing:
             self.table.outbox.accepted()
         return written
 
+    @property
+    def changed(self) -> list[WindowKey]:
+        """Windows that moved since they were last taken."""
+        return [self.table.key(slot) for slot in self.table.joined.moved().tolist()]
+
+    def take_changed(self) -> Places:
+        """The slots of the windows that moved since the last call, for `describe_slot`."""
+        return self.table.joined.take_moved()
+
     def describe(self, key: WindowKey) -> dict[str, object] | None:
         """A window in memory as its document, with `state` (`open|closed`), the current value, and `pending`."""
-        window = self.table.windows.get(key)
-        if window is None:
-            return None
+        slot = self.table.windows.slot(key)
+        return None if slot < 0 else self._describe(slot, key)
+
+    def describe_slot(self, slot: int) -> dict[str, object] | None:
+        """The same of the window that has this slot now, if one has."""
+        keys = self.table.joined.keys
+        return self._describe(slot, self.table.key(slot)) if slot in keys else None
+
+    def _describe(self, slot: int, key: WindowKey) -> dict[str, object]:
+        window = self.table.window(slot)
         watermark_ms = self.table.watermark_ms
         current = self._value(key, window)
-        pending = window.revision > 0 and self.table.pending(key)
+        pending = window.revision > 0 and bool(self.table.pending(np.array([slot]))[0])
         if window.revision == 0:
             delta, reason = current, "open"
         elif pending:
@@ -122,30 +154,25 @@ class Closing:
             assert window.said_delta is not None
             delta, reason = window.said_delta, window.said_reason
         shown_ms = None if watermark_ms == NEVER else watermark_ms
-        return self._document(key, window, current, delta, reason, shown_ms) | {
+        return self._document(key, window, window.revision, current, delta, reason, shown_ms) | {
             "state": "closed" if window.revision else "open",
             "pending": pending,
         }
 
     def find(self, name: str) -> WindowKey | None:
         """The key of a window in memory by its id, or None."""
-        slug = name.partition("~")[0]
-        if slug not in self._meters:
+        if name.partition("~")[0] not in self._meters:
             return None
-        return next((key for key in self.table.windows if key.meter == slug and window_id(key) == name), None)
+        return next(
+            (key for key in self.table.windows if name.startswith(id_beginning(key)) and window_id(key) == name), None
+        )
 
     def _fold(self, record: Record) -> None:
+        self._at = record.offset
         try:
             message = decode(record.value or b"")
         except msgspec.DecodeError as error:
-            raise PartitionStopped(
-                self._topic,
-                self._partition,
-                f"record {record.offset} is neither partials nor a watermark ({error})",
-                hint="something else writes to this topic: give it to meterline alone; then, with the workers stopped, "
-                + self._pass_over(record.offset),
-                way="a-foreign-record-among-the-partials",
-            ) from None
+            raise self._foreign(error) from None
         if not 0 <= message.source < len(self.table.sources):
             raise PartitionStopped(
                 self._topic,
@@ -156,39 +183,33 @@ class Closing:
                 "the workers stopped, " + self._pass_over(record.offset),
                 way="a-foreign-record-among-the-partials",
             )
-        if not isinstance(message, Watermark):
-            for partial in message.items:
-                self._join(message.source, partial)
-        else:
+        if isinstance(message, Watermark):
             self._watermark(message)
+        elif isinstance(message, PartialRows):
+            words = message.rows.words()
+            self.table.join(message.source, self._slots(message.source, message.rows.keys, words), words)
+        else:
+            keys = Texts.of([encode_key(partial.key) for partial in message.items])
+            slots = self._slots(message.source, keys, rows_of(message.items))
+            self.table.join_objects(message.source, slots, message.items)
 
-    def _join(self, source_number: int, partial: Partial) -> None:
-        """Per source the highest `through` holds; members are united, every piece (design §2.5).
-
-        Of two with the same `through` the one of fewer events: that is what was taken back of it (`streams/mending.py`).
-        """
-        table, key, source = self.table, partial.key, self.table.sources[source_number]
-        window = table.windows.get(key)
-        if window is None:
-            end_ms = self._end_ms(key)
-            if table.watermark_ms >= end_ms + self._stream.correct_for_ms:
-                if partial.share.through > source.through:
-                    self._alarm("partial_of_sealed_window", f"{key.meter} of {key.subject}, source {source_number}")
-                return
-            window = table.open(key, partial, end_ms, self._meters[key.meter].grace_ms)
-        held = window.shares.get(source_number)
-        share = partial.share
-        if held is None or (share.through, -share.events) > (held.through, -held.events):
-            source.joined += partial.share.events - (held.events if held is not None else 0)
-            source.partial_through = max(source.partial_through, partial.share.through)
-            window.shares[source_number] = partial.share
-            table.touch_source(source_number)
-        if partial.members:
-            table.join_members(key, partial.members)
-        table.touch(key)
-        self.changed[key] = None
-        if window.revision:
-            table.changed.add(key)
+    def _slots(self, source: int, keys: Texts, words: Places) -> Places:
+        """The windows of partials, made where they are not there; -1 for one that was sealed. words: as `Rows.words`."""
+        table = self.table
+        slots, _ = table.joined.keys.slots_of(keys, False)
+        missing = np.flatnonzero(slots < 0)
+        if len(missing):
+            new, through = keys.only(missing), words[missing, 5]
+            ends = self._ends(new)
+            sealed = table.watermark_ms >= ends.ends_ms + self._stream.correct_for_ms
+            for row in np.flatnonzero(sealed & (through > table.sources[source].through)).tolist():
+                key = decode_key(new.text(row))
+                self._alarm("partial_of_sealed_window", f"{key.meter} of {key.subject}, source {source}")
+            live = missing[~sealed]
+            slots[live] = table.open(
+                keys.only(live), words[live, 0], Ends(ends.ends_ms[~sealed], ends.closes_ms[~sealed])
+            )
+        return slots
 
     def _watermark(self, mark: Watermark) -> None:
         table = self.table
@@ -199,38 +220,27 @@ class Closing:
             if source.imbalance:
                 self._alarm("stages_out_of_balance", _imbalance(mark.source, source))
         watermark_ms = table.watermark_ms
-        for key in sorted(table.take_due(watermark_ms)):
-            self._revise(key, "closed", watermark_ms)
-        for key in sorted(table.changed):
-            window = table.windows[key]
-            if not table.pending(key):
-                table.changed.discard(key)
-            elif watermark_ms >= window.revised_at_ms + self._stream.revise_every_ms:
-                self._revise(key, "late", watermark_ms)
-        for key in sorted(table.take_sealed(watermark_ms)):
-            if table.pending(key):
-                self._revise(key, "seal", watermark_ms)
-            table.remove(key)
-            self.changed[key] = None
+        for key, slot in table.in_order(table.take_due(watermark_ms)):
+            self._revise(key, slot, "closed", watermark_ms)
+        for key, slot in table.in_order(table.take_revisable(watermark_ms, self._stream.revise_every_ms)):
+            self._revise(key, slot, "late", watermark_ms)
+        sealed = table.take_sealed(watermark_ms)
+        if len(sealed):
+            for key, slot in table.in_order(sealed[table.pending(sealed)]):
+                self._revise(key, slot, "seal", watermark_ms)
+            table.remove(sealed)
 
-    def _revise(self, key: WindowKey, reason: str, watermark_ms: int) -> None:
+    def _revise(self, key: WindowKey, slot: int, reason: str, watermark_ms: int) -> None:
         table = self.table
-        window = table.windows[key]
+        window = table.window(slot)
         current = self._value(key, window)
         delta = current if window.said_value is None else _EXACT.subtract(current, window.said_value)
-        window.revision += 1
-        window.revised_at_ms = watermark_ms
-        window.said_events, window.said_digest = events_and_digest(window.shares)
-        window.said_members = len(table.members.get(key, ()))
-        window.said_value, window.said_delta, window.said_reason = current, delta, reason
-        body = self._document(key, window, current, delta, reason, watermark_ms)
+        body = self._document(key, window, window.revision + 1, current, delta, reason, watermark_ms)
+        table.say(slot, watermark_ms, *events_and_digest(window.shares), current, delta, reason)
         table.counters.revisions += 1
-        revision = Revision(str(body["id"]), window.revision, key.subject, orjson.dumps(body))
+        revision = Revision(str(body["id"]), window.revision + 1, key.subject, orjson.dumps(body))
         table.outbox.put(revision, table.counters.revisions)
-        table.counters.windows_closed += window.revision == 1
-        table.changed.discard(key)
-        table.touch(key)
-        self.changed[key] = None
+        table.counters.windows_closed += window.revision == 0
         self.revised.append(body)
 
     def _value(self, key: WindowKey, window: WindowState) -> Decimal:
@@ -240,6 +250,7 @@ class Closing:
         self,
         key: WindowKey,
         window: WindowState,
+        revision: int,
         current: Decimal,
         delta: Decimal,
         reason: str,
@@ -253,7 +264,7 @@ class Closing:
             unit=meter.unit,
             version=window.version,
             end_ms=self._end_ms(key),
-            revision=window.revision,
+            revision=revision,
             value=format_quantity(current),
             delta=format_quantity(delta),
             events=events,
@@ -263,18 +274,35 @@ class Closing:
             ),
         )
 
+    def _ends(self, keys: Texts) -> Ends:
+        try:
+            return self._calendar.ends(keys)
+        except Unknown as unknown:
+            raw = keys.text(unknown.row)
+        if foreign_key(raw):
+            raise self._foreign("one of its windows has no key")
+        key = decode_key(raw)
+        raise PartitionStopped(
+            self._topic,
+            self._partition,
+            f"a partial belongs to meter {key.meter!r} with windows of {key.size}, which the meters file does not have",
+            hint="start every worker with the meters file the deployment began with. If another deployment wrote it, keep "
+            "that one away; then, with the workers stopped, " + self._pass_over(self.table.position),
+            way="a-foreign-record-among-the-partials",
+        )
+
+    def _foreign(self, why: object) -> PartitionStopped:
+        return PartitionStopped(
+            self._topic,
+            self._partition,
+            f"record {self._at} is neither partials nor a watermark ({why})",
+            hint="something else writes to this topic: give it to meterline alone; then, with the workers stopped, "
+            + self._pass_over(self._at),
+            way="a-foreign-record-among-the-partials",
+        )
+
     def _end_ms(self, key: WindowKey) -> int:
-        size_ms = self._sizes.get((key.meter, key.size))
-        if size_ms is None:
-            raise PartitionStopped(
-                self._topic,
-                self._partition,
-                f"a partial belongs to meter {key.meter!r} with windows of {key.size}, which the meters file does not have",
-                hint="start every worker with the meters file the deployment began with. If another deployment wrote it, keep "
-                "that one away; then, with the workers stopped, " + self._pass_over(self.table.position),
-                way="a-foreign-record-among-the-partials",
-            )
-        return key.start_ms + size_ms
+        return key.start_ms + self._sizes[key.meter, key.size]
 
     def _pass_over(self, offset: int) -> str:
         return f"`python app.py mend accept-gap closing {self._partition} --to {offset + 1}`"

@@ -62,7 +62,7 @@ def forget(stage: Metering | Closing) -> Procedure[None]:
         stage.table.take_changed()
         stage.dead_letters.clear()
     else:
-        stage.changed.clear()
+        stage.take_changed()
         stage.revised.clear()
     yield from ()
 

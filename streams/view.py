@@ -58,11 +58,10 @@ class WorkerView:
         found = [
             (key.subject, window_id(key), stage, key)
             for stage in self._stages()
-            for key, window in stage.table.windows.items()
-            if (subject is None or key.subject == subject)
-            and (meter is None or key.meter == meter)
+            for key, closed in stage.table.select(subject)
+            if (meter is None or key.meter == meter)
             and (window_size is None or key.size == window_size)
-            and (state is None or state == ("closed" if window.revision else "open"))
+            and (state is None or state == ("closed" if closed else "open"))
         ]
         for place_subject, name, stage, key in sorted(found, key=lambda item: item[:2]):
             if (after is None or (place_subject, name) > after) and (document := stage.describe(key)) is not None:

@@ -275,8 +275,7 @@ class Worker:
     def _told(self, task: ClosingTask, accepted: bool) -> None:
         """A step or an accepted checkpoint of CLOSING: news for the feed, work for the couriers."""
         stage = task.closing
-        changed, stage.changed = stage.changed, {}
-        self.live.tell(changed, stage.describe)
+        self.live.tell(stage.take_changed(), stage.describe_slot)
         revised, stage.revised = stage.revised, []
         self.revisions.extendleft(revised)
         alarms, stage.alarms = stage.alarms, []

@@ -48,6 +48,12 @@ class Table(Restorable, Protocol):
     additive: frozenset[str]
     """Kinds whose entries are pieces to be united, not values to be replaced."""
 
+    packed: frozenset[str]
+    """Kinds whose entries are blocks of many keys."""
+
+    block_max: int
+    """Bytes that a block may have. Set by whoever makes the table durable."""
+
     position: int
     """The next source offset to fold."""
 
@@ -109,6 +115,9 @@ class Durable:
     _since_snapshot: int = field(default=0, init=False)
     _live_bytes: int = field(default=0, init=False)
     _rolling: _Rolling | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.table.block_max = changelog.block_max(self.limits.record)
 
     def recover(self) -> Procedure[None]:
         """Restores the table at exactly the committed offset; a partition's very first act where there is none.

@@ -212,3 +212,21 @@ def keys_moved(arena: Array, places: Array, lengths: Array, high: int, moved: Ar
             places[slot] = used
             used += int(length)
     return used
+
+
+@kernel
+def keys_beginning(prefix: Array, arena: Array, places: Array, lengths: Array, high: int, found: Array) -> int:
+    """The slots whose keys begin so, ascending. Gives how many."""
+    size = 0
+    for slot in range(high):
+        if lengths[slot] >= len(prefix):
+            begin = places[slot]
+            same = True
+            for number in range(len(prefix)):
+                if arena[begin + number] != prefix[number]:
+                    same = False
+                    break
+            if same:
+                found[size] = slot
+                size += 1
+    return size

@@ -14,7 +14,18 @@ import numpy.typing as npt
 
 from schemas.blocks import still
 from schemas.texts import Letters, Places, Texts
-from tables.kernels import FREE, GARBAGE, LIVE, NEXT, USED, key_slots, keys_indexed, keys_moved, keys_removed
+from tables.kernels import (
+    FREE,
+    GARBAGE,
+    LIVE,
+    NEXT,
+    USED,
+    key_slots,
+    keys_beginning,
+    keys_indexed,
+    keys_moved,
+    keys_removed,
+)
 
 Flags = npt.NDArray[np.bool_]
 
@@ -25,13 +36,13 @@ _SALT = np.array([secrets.randbits(64), secrets.randbits(64)], np.uint64)
 
 
 def grown(column: npt.NDArray[Any], least: int, fill: int = 0) -> npt.NDArray[Any]:
-    """A column with room for at least so many rows along its last axis; at least doubled where it was too small."""
-    size = column.shape[-1]
+    """A column with room for at least so many rows; at least doubled where it was too small."""
+    size = len(column)
     if least <= size:
         return column
-    wider = np.full((*column.shape[:-1], max(least, 2 * size)), fill, column.dtype)
-    wider[..., :size] = column
-    return wider
+    longer = np.empty((max(least, 2 * size), *column.shape[1:]), column.dtype)
+    longer[:size], longer[size:] = column, fill
+    return longer
 
 
 class KeyTable:
@@ -77,6 +88,10 @@ class KeyTable:
         """The slot of one key, or -1."""
         return int(self.slots_of(Texts.of([key]), False)[0][0])
 
+    def __contains__(self, slot: int) -> bool:
+        """Whether a key has this slot."""
+        return 0 <= slot < self.size and bool(self._lengths[slot] >= 0)
+
     def key(self, slot: int) -> bytes:
         """The key that has this slot."""
         assert self._lengths[slot] >= 0, "the slot of a key"
@@ -91,6 +106,13 @@ class KeyTable:
     def slots(self) -> Places:
         """Every slot that has a key now, ascending."""
         return np.flatnonzero(self._lengths[: self.size] >= 0)
+
+    def beginning(self, prefix: bytes) -> Places:
+        """The slots of the keys that begin so, ascending."""
+        found = np.empty(self.size, np.int64)
+        letters = np.frombuffer(prefix, np.uint8)
+        size = keys_beginning(letters, self._arena, self._places, self._lengths, self.size, found)
+        return found[:size]
 
     def remove(self, slots: Places) -> None:
         """These keys are gone; each must be there."""

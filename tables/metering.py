@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from schemas import changelog
 from schemas.changelog import Entry
 from schemas.hashing import partition_for
 from schemas.partials import MEMBER_BYTES, NEVER, Contribution, Rows
@@ -120,10 +121,12 @@ class MeteringTable:
 
     stage = "metering"
     additive = frozenset({"ids", "members"})
+    packed: frozenset[str] = frozenset()
 
     def __init__(self, targets: int, correct_for_ms: int, disk: Disk | None = None) -> None:
         """targets: M. disk: where known ids go that there is no memory for."""
         self.position = 0
+        self.block_max = changelog.block_max()
         self.watermark_ms = NEVER
         self.ledger = Ledger()
         self.folds = [0] * targets
@@ -319,6 +322,10 @@ class MeteringTable:
         members = self._early_members.pop(key, None)
         if members:
             self._members[slot] = _Members(members, set())
+
+    def restore_block(self, kind: str, block: bytes) -> tuple[int, int]:
+        """See `tables.replay.Restorable`: nothing is packed."""
+        raise AssertionError(kind)
 
     def unite(self, kind: str, key: bytes, piece: bytes) -> None:
         """See `tables.replay.Restorable`."""

@@ -25,12 +25,17 @@ class Restorable(Protocol):
     """A table that is being restored: first its entries, in any order, then `restored`."""
 
     additive: frozenset[str]
+    packed: frozenset[str]
 
     def restore(self, kind: str, key: bytes, value: bytes) -> None:
         """A value that survived; of each key at most one comes."""
 
     def unite(self, kind: str, key: bytes, piece: bytes) -> None:
         """A piece of an additive kind; one may come twice."""
+
+    def restore_block(self, kind: str, block: bytes) -> tuple[int, int]:
+        """A block of a packed kind. Blocks come the newest first, among the other entries: of a key that was met before, in
+        whichever way, nothing holds any more. How many rows hold, of how many. Raises msgspec.DecodeError."""
 
     def restored(self, position: int) -> int:
         """That was all: the state at `position`. How many bytes of pieces it holds."""
@@ -89,6 +94,10 @@ class Replay:
                     if value is not None:
                         table.unite(kind, key, value)
                     continue
+                if kind in table.packed:
+                    if value is not None:
+                        self._block(table, kind, value, offset)
+                    continue
                 known = met.get(kind)
                 if known is None:
                     known = met[kind] = set()
@@ -102,6 +111,14 @@ class Replay:
             tell(1 - len(kept) / whole)
             yield Turn()
         self.live += table.restored(self.through)
+
+    def _block(self, table: Restorable, kind: str, block: bytes, offset: int) -> None:
+        try:
+            held, rows = table.restore_block(kind, block)
+        except msgspec.DecodeError as error:
+            raise Unreadable(offset, str(error)) from error
+        self.keys += held
+        self.live += len(block) * held // rows
 
 
 class Unreadable(Exception):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from streams import live
@@ -13,17 +14,20 @@ from streams.live import LiveFeed
 
 
 class Windows:
-    """Windows by name, and a listener that is listening when it is handed out."""
+    """Windows by name and number, and a listener that is listening when it is handed out."""
 
     def __init__(self) -> None:
         self.feed = LiveFeed()
         self.values: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
 
     def move(self, **values: int) -> None:
         self.values |= values
-        self.feed.tell(values, self.describe)
+        numbers = [self.numbers.setdefault(name, len(self.numbers) * 1000) for name in values]
+        self.feed.tell(np.array(numbers), self.describe)
 
-    def describe(self, name: str) -> dict[str, Any] | None:
+    def describe(self, number: int) -> dict[str, Any] | None:
+        name = next(name for name, known in self.numbers.items() if known == number)
         return {"id": name, "value": self.values[name]} if name in self.values else None
 
     async def listener(self) -> AsyncIterator[dict[str, Any]]:

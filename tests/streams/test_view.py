@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
 
 from streams import live
@@ -81,11 +82,12 @@ async def test_the_live_feed_says_what_is_provisional_and_what_was_missed(
     async with Running(world, sink) as running:
         view = await ready(running, sink)
         by_state = {window["state"]: window for window in view.totals(None, None, None)}
-        keys = sorted(running.worker.closing[0].task.closing.table.windows, key=lambda key: key.start_ms)
+        stage = running.worker.closing[0].task.closing
+        keys = sorted(stage.table.windows, key=lambda key: key.start_ms)
         stream = view.live()
         listening = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0)
-        running.worker.live.tell(keys, running.worker.closing[0].task.closing.describe)
+        running.worker.live.tell(np.array([stage.table.windows.slot(key) for key in keys]), stage.describe_slot)
         assert await listening == {"dropped": 1}
         told = [await anext(stream), await anext(stream)]
         assert told == [{**by_state["closed"], "provisional": False}, {**by_state["open"], "provisional": True}]

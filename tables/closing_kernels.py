@@ -1,0 +1,247 @@
+"""Kernels of CLOSING's table: shares joined per window and source, and what is asked of many windows at once.
+
+A window is a row of `windows`, at the slot of its key; a share a row of `shares`, in a chain per window, one per source.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from schemas.compiled import kernel
+
+Array = Any
+"""A numpy array; each kernel's docstring says of what."""
+
+WINDOW_WORDS = 8
+HEAD, VERSION, REVISION, REVISED_AT, MARKS, SAID_EVENTS, SAID_HIGH, SAID_LOW = range(WINDOW_WORDS)
+"""Of a window: its first share, and so on; what was said last of its events and the two words of their digest."""
+CHANGED, MOVED = 1, 2
+"""Marks of a window: noted in `changed`, in `moved`."""
+
+SHARE_WORDS = 11
+NEXT, SOURCE, WINDOW, EVENTS, HIGH, LOW, FIRST, THROUGH, UNITS, PLACES, TOUCHED = range(SHARE_WORDS)
+"""Of a share: the next one of its window, its source (-1: there is none here), its window, and what `Rows` says."""
+NONE = -1
+
+SHARES, FREE, NOTED_TOUCHED, NOTED_CHANGED, NOTED_MOVED = range(5)
+"""Counts: shares ever made, rows to be used again, and how many are in each list."""
+
+
+@kernel
+def shares_joined(
+    newest_first: bool,
+    sources: Array,
+    slots: Array,
+    values: Array,
+    windows: Array,
+    shares: Array,
+    free: Array,
+    counts: Array,
+    touched: Array,
+    changed: Array,
+    moved: Array,
+    took: Array,
+) -> Any:
+    """Joins rows into their windows; those of slot -1 have none. Gives the events this adds, and the highest `through` taken.
+
+    Of one source the highest `through` holds, of equal ones the one of fewer events; newest_first: the first that comes.
+    values: of shape (rows, 8), as `Rows` has them, versions first. touched, changed, moved: lists that note what was taken:
+    shares, windows that have a revision, windows. took: of each row its share, -1 where it was not taken.
+    """
+    added, highest = 0, -1
+    for row in range(len(slots)):
+        slot = slots[row]
+        took[row] = NONE
+        if slot < 0:
+            continue
+        source, events, through = sources[row], values[row, 1], values[row, 5]
+        share = windows[slot, HEAD]
+        while share != NONE and shares[share, SOURCE] != source:
+            share = shares[share, NEXT]
+        if share == NONE:
+            if counts[FREE] > 0:
+                counts[FREE] -= 1
+                share = free[counts[FREE]]
+            else:
+                share = counts[SHARES]
+                counts[SHARES] += 1
+            shares[share, NEXT] = windows[slot, HEAD]
+            windows[slot, HEAD] = share
+            shares[share, SOURCE] = source
+            shares[share, WINDOW] = slot
+            shares[share, TOUCHED] = 0
+            added += events
+        else:
+            held, before = shares[share, THROUGH], shares[share, EVENTS]
+            if newest_first or through < held or (through == held and events >= before):
+                continue
+            added += events - before
+        highest = max(highest, through)
+        took[row] = share
+        for number in range(7):
+            shares[share, EVENTS + number] = values[row, 1 + number]
+        if newest_first:
+            continue
+        if shares[share, TOUCHED] == 0:
+            shares[share, TOUCHED] = 1
+            touched[counts[NOTED_TOUCHED]] = share
+            counts[NOTED_TOUCHED] += 1
+        marks = windows[slot, MARKS]
+        if marks & MOVED == 0:
+            moved[counts[NOTED_MOVED]] = slot
+            counts[NOTED_MOVED] += 1
+        if windows[slot, REVISION] > 0 and marks & CHANGED == 0:
+            changed[counts[NOTED_CHANGED]] = slot
+            counts[NOTED_CHANGED] += 1
+            marks |= CHANGED
+        windows[slot, MARKS] = marks | MOVED
+    return added, highest
+
+
+@kernel
+def windows_removed(slots: Array, windows: Array, shares: Array, free: Array, counts: Array) -> None:
+    """Windows and their shares are gone."""
+    for row in range(len(slots)):
+        slot = slots[row]
+        share = windows[slot, HEAD]
+        while share != NONE:
+            shares[share, SOURCE] = NONE
+            shares[share, TOUCHED] = 0
+            free[counts[FREE]] = share
+            counts[FREE] += 1
+            share = shares[share, NEXT]
+        windows[slot, HEAD] = NONE
+        windows[slot, MARKS] = 0
+
+
+@kernel
+def windows_pending(slots: Array, windows: Array, shares: Array, pending: Array) -> None:
+    """Of each window whether its shares come to something else than what was said last."""
+    for row in range(len(slots)):
+        slot = slots[row]
+        events = np.int64(0)
+        high, low = np.uint64(0), np.uint64(0)
+        share = windows[slot, HEAD]
+        while share != NONE:
+            events += shares[share, EVENTS]
+            more = np.uint64(shares[share, LOW])
+            low += more
+            high += np.uint64(shares[share, HIGH])
+            if low < more:
+                high += np.uint64(1)
+            share = shares[share, NEXT]
+        said = windows[slot, SAID_EVENTS]
+        same = (
+            events == said and np.int64(high) == windows[slot, SAID_HIGH] and np.int64(low) == windows[slot, SAID_LOW]
+        )
+        pending[row] = events + said > 0 and not same
+
+
+@kernel
+def noted_touched(touched: Array, count: int, shares: Array, found: Array) -> int:
+    """The shares of a list that are still there, each once; they are touched no more. Gives how many."""
+    size = 0
+    for row in range(count):
+        share = touched[row]
+        if shares[share, TOUCHED] == 1:
+            shares[share, TOUCHED] = 0
+            found[size] = share
+            size += 1
+    return size
+
+
+@kernel
+def noted_windows(noted: Array, count: int, mark: int, windows: Array, found: Array) -> int:
+    """The windows of a list that still have its mark, each once; they have it no more. Gives how many."""
+    size = 0
+    for row in range(count):
+        slot = noted[row]
+        if windows[slot, MARKS] & mark != 0:
+            windows[slot, MARKS] &= ~mark
+            found[size] = slot
+            size += 1
+    return size
+
+
+@kernel
+def text_at(letters: Array, at: int, stop: int) -> Any:
+    """Where a MessagePack text that begins at `at` has its letters, and where they end; -1, -1 where there is none."""
+    if at >= stop:
+        return -1, -1
+    head: Any = np.int64(letters[at])
+    at += 1
+    size = np.int64(0)
+    if 0xA0 <= head < 0xC0:
+        size = head & 0x1F
+    elif 0xD9 <= head <= 0xDB:
+        more = 1 << (head - 0xD9)
+        if at + more > stop:
+            return -1, -1
+        for number in range(more):
+            size = size << 8 | np.int64(letters[at + number])
+        at += more
+    else:
+        return -1, -1
+    return (at, at + size) if at + size <= stop else (-1, -1)
+
+
+@kernel
+def key_parted(letters: Array, starts: Array, stops: Array, meters: Array, sizes: Array, starts_ms: Array) -> int:
+    """What keys of windows say (`schemas.windows.encode_key`): where meter and size are written, and when the window starts.
+
+    meters, sizes: of shape (2, rows), begin and end. Gives the first row that is no key, or all rows.
+    """
+    for row in range(len(starts)):
+        at, stop = starts[row], stops[row]
+        if stop - at < 2 or letters[at] != 0x95:
+            return row
+        _, at = text_at(letters, at + 1, stop)
+        if at < 0:
+            return row
+        begin, at = text_at(letters, at, stop)
+        if at < 0 or at >= stop:
+            return row
+        meters[0, row], meters[1, row] = begin, at
+        head = np.int64(letters[at])
+        at += 1
+        pairs = head & 0x0F
+        if head == 0xDC and at + 2 <= stop:
+            pairs = np.int64(letters[at]) << 8 | np.int64(letters[at + 1])
+            at += 2
+        elif not 0x90 <= head < 0xA0:
+            return row
+        for _pair in range(pairs):
+            if at >= stop or letters[at] != 0x92:
+                return row
+            _, at = text_at(letters, at + 1, stop)
+            if at >= 0:
+                _, at = text_at(letters, at, stop)
+            if at < 0:
+                return row
+        if at >= stop:
+            return row
+        head = np.int64(letters[at])
+        at += 1
+        number: Any = head
+        if head >= 0xE0:
+            number = head - 256
+        elif head >= 0x80:
+            if not 0xCC <= head <= 0xD3:
+                return row
+            more = 1 << ((head - 0xCC) & 3)
+            if at + more > stop:
+                return row
+            number = np.int64(0)
+            for byte in range(more):
+                number = number << 8 | np.int64(letters[at + byte])
+            if head >= 0xD0 and more < 8 and number >> (8 * more - 1):
+                number -= 1 << 8 * more
+            at += more
+        starts_ms[row] = number
+        begin, at = text_at(letters, at, stop)
+        if at != stop:
+            return row
+        sizes[0, row], sizes[1, row] = begin, at
+    return len(starts)

@@ -1,0 +1,265 @@
+"""What each source partition has contributed to each window, in columns: joined, asked and packed by kernels.
+
+A window takes 64 bytes here and a share 88, beside the window's key (`tables/keys.py`). What an amount does not say in a
+machine word (`Rows`) stands aside, as an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import NamedTuple
+
+import numpy as np
+
+from schemas import blocks
+from schemas.changelog import Entry
+from schemas.partials import Contribution, amount_of, decode_share, encode_share, scaled
+from schemas.texts import Flags, Places, Texts
+from tables.closing_kernels import (
+    CHANGED,
+    EVENTS,
+    FIRST,
+    HEAD,
+    HIGH,
+    LOW,
+    MARKS,
+    MOVED,
+    NEXT,
+    NONE,
+    NOTED_CHANGED,
+    NOTED_MOVED,
+    NOTED_TOUCHED,
+    PLACES,
+    REVISED_AT,
+    REVISION,
+    SAID_EVENTS,
+    SAID_HIGH,
+    SAID_LOW,
+    SHARE_WORDS,
+    SHARES,
+    SOURCE,
+    THROUGH,
+    UNITS,
+    VERSION,
+    WINDOW,
+    WINDOW_WORDS,
+    noted_touched,
+    noted_windows,
+    shares_joined,
+    windows_pending,
+    windows_removed,
+)
+from tables.keys import KeyTable, grown
+
+ASIDE = -2
+"""Places of an amount that stands aside."""
+PACKED = 9
+"""Columns of a block of shares: the source, and those of `Rows`."""
+_LEAST = 1024
+_WORD = (1 << 64) - 1
+
+
+class Taken(NamedTuple):
+    """What a join changed. events: how many more there are now. through: the highest that was taken, or -1.
+
+    shares: of each row the share it became, -1 where it was not taken.
+    """
+
+    events: int
+    through: int
+    shares: Places
+
+
+class Joined:
+    """Windows, each with a share per source. Slots are those of `keys`; `windows` has the words of `closing_kernels`."""
+
+    def __init__(self) -> None:
+        self.keys = KeyTable()
+        self.windows = np.full((_LEAST, WINDOW_WORDS), NONE, np.int64)
+        self._shares = np.full((_LEAST, SHARE_WORDS), NONE, np.int64)
+        self._aside: dict[int, tuple[Decimal | None, tuple[int, int, int] | None]] = {}
+        self._free = np.zeros(_LEAST, np.int64)
+        self._counts = np.zeros(5, np.int64)
+        self._touched = np.zeros(_LEAST, np.int64)
+        self._changed = np.zeros(_LEAST, np.int64)
+        self._moved = np.zeros(_LEAST, np.int64)
+
+    @property
+    def size(self) -> int:
+        """How many places for shares there are: `packed` is asked for ranges of them."""
+        return int(self._counts[SHARES])
+
+    def open(self, keys: Texts, versions: Places) -> tuple[Places, Flags]:
+        """The windows of these keys, made where they are not there; and which were."""
+        slots, new = self.keys.slots_of(keys, True)
+        self.windows = grown(self.windows, self.keys.size, NONE)
+        fresh = slots[new]
+        self.windows[fresh] = (NONE, 0, 0, NONE, 0, 0, 0, 0)
+        self.windows[fresh, VERSION] = versions[new]
+        return slots, new
+
+    def join(self, sources: Places, slots: Places, values: Places, *, newest_first: bool = False) -> Taken:
+        """Per source and window the highest `through` holds, of equal ones the one of fewer events (design §2.5).
+
+        slots: -1 for what is not to be joined. values: of shape (rows, 8), the columns of `Rows`. newest_first: of each
+        source and window the first holds, and nothing is noted.
+        """
+        rows = len(slots)
+        self._shares = grown(self._shares, self.size + rows, NONE)
+        self._free = grown(self._free, len(self._shares))
+        self._touched = grown(self._touched, int(self._counts[NOTED_TOUCHED]) + rows)
+        self._changed = grown(self._changed, int(self._counts[NOTED_CHANGED]) + rows)
+        self._moved = grown(self._moved, int(self._counts[NOTED_MOVED]) + rows)
+        took = np.empty(rows, np.int64)
+        events, through = shares_joined(
+            newest_first, sources, slots, values, self.windows, self._shares, self._free, self._counts, self._touched,
+            self._changed, self._moved, took,
+        )  # fmt: skip
+        return Taken(int(events), int(through), took)
+
+    def put_aside(self, share: int, amount: Decimal | None, at: tuple[int, int, int] | None) -> None:
+        """What the amount of a share that was joined with `ASIDE` is."""
+        self._aside[share] = amount, at
+
+    def of(self, slot: int) -> dict[int, Contribution]:
+        """The shares of a window by their sources, in order of those."""
+        found: dict[int, Contribution] = {}
+        share = int(self.windows[slot, HEAD])
+        while share != NONE:
+            words = self._shares[share].tolist()
+            found[words[SOURCE]] = self._contribution(share, words)
+            share = words[NEXT]
+        return dict(sorted(found.items()))
+
+    def pending(self, slots: Places) -> Flags:
+        """Of which windows the shares come to other events, by number or by digest, than were said."""
+        pending = np.zeros(len(slots), np.bool_)
+        windows_pending(slots, self.windows, self._shares, pending)
+        return pending
+
+    def said(self, slot: int, revision: int, revised_at_ms: int, events: int, digest: bytes) -> None:
+        """What was said last of a window."""
+        words = self.windows[slot]
+        words[REVISION], words[REVISED_AT], words[SAID_EVENTS] = revision, revised_at_ms, events
+        words[SAID_HIGH], words[SAID_LOW] = np.frombuffer(digest, ">i8") if digest else (0, 0)
+
+    def remove(self, slots: Places) -> None:
+        """These windows are gone, with all their shares."""
+        for slot in slots.tolist() if self._aside else ():
+            share = int(self.windows[slot, HEAD])
+            while share != NONE:
+                self._aside.pop(share, None)
+                share = int(self._shares[share, NEXT])
+        windows_removed(slots, self.windows, self._shares, self._free, self._counts)
+        self.keys.remove(slots)
+
+    def note_moved(self, slot: int) -> None:
+        """Something else was said of a window."""
+        if not self.windows[slot, MARKS] & MOVED:
+            self._moved = grown(self._moved, int(self._counts[NOTED_MOVED]) + 1)
+            self._moved[self._counts[NOTED_MOVED]] = slot
+            self._counts[NOTED_MOVED] += 1
+            self.windows[slot, MARKS] |= MOVED
+
+    def note_changed(self, slots: Places) -> None:
+        """Windows that have a revision, of which there may be something to say."""
+        slots = slots[self.windows[slots, MARKS] & CHANGED == 0]
+        count = int(self._counts[NOTED_CHANGED])
+        self._changed = grown(self._changed, count + len(slots))
+        self._changed[count : count + len(slots)] = slots
+        self._counts[NOTED_CHANGED] += len(slots)
+        self.windows[slots, MARKS] |= CHANGED
+
+    def keep_changed(self, slots: Places) -> None:
+        """What `take_changed` gave stays marked, to be asked for with `still_changed`: it is not noted again meanwhile."""
+        self.windows[slots, MARKS] |= CHANGED
+
+    def still_changed(self, slots: Places) -> Places:
+        """Those of the windows that are still marked, each once; they are no more."""
+        found = np.empty(len(slots), np.int64)
+        return found[: noted_windows(slots, len(slots), CHANGED, self.windows, found)]
+
+    def moved(self) -> Places:
+        """Windows that moved since `take_moved`; one may be there twice."""
+        noted: Places = self._moved[: int(self._counts[NOTED_MOVED])]
+        found: Places = noted[self.windows[noted, MARKS] & MOVED != 0]
+        return found
+
+    def take_moved(self) -> Places:
+        """Windows that moved since the last call, each once."""
+        return self._taken(self._moved, NOTED_MOVED, MOVED)
+
+    def take_changed(self) -> Places:
+        """Windows with a revision that took a share since the last call, each once."""
+        return self._taken(self._changed, NOTED_CHANGED, CHANGED)
+
+    def take_touched(self) -> Places:
+        """Shares that were taken since the last call, each once, but for those that are gone."""
+        found = np.empty(int(self._counts[NOTED_TOUCHED]), np.int64)
+        size = noted_touched(self._touched, len(found), self._shares, found)
+        self._counts[NOTED_TOUCHED] = 0
+        return found[:size]
+
+    def live(self, begin: int, end: int) -> Places:
+        """The shares that there are in a range of places."""
+        found: Places = np.flatnonzero(self._shares[begin : min(end, self.size), SOURCE] >= 0) + begin
+        return found
+
+    def packed(self, shares: Places, limit: int) -> Iterator[Entry]:
+        """Shares as entries: blocks of at most `limit` bytes, and those that stand aside one by one."""
+        words = self._shares[shares]
+        aside = words[:, PLACES] == ASIDE
+        for share, found in zip(shares[aside].tolist(), words[aside].tolist(), strict=True):
+            version = int(self.windows[found[WINDOW], VERSION])
+            name = b"%d|%b" % (found[SOURCE], self.keys.key(found[WINDOW]))
+            yield Entry("share", name, encode_share(version, self._contribution(share, found)))
+        words = words[~aside]
+        keys = self.keys.texts(words[:, WINDOW])
+        values = words[:, [SOURCE, SOURCE, EVENTS, HIGH, LOW, FIRST, THROUGH, UNITS, PLACES]].T.copy()
+        values[1] = self.windows[words[:, WINDOW], VERSION]
+        for portion in blocks.portions(keys, [*values], limit):
+            yield Entry("shares", b"", blocks.pack(keys.only(portion), [column[portion] for column in values]))
+
+    def restore_block(self, block: bytes, gone: KeyTable) -> tuple[int, int]:
+        """A block of an entry, the newest first. gone: keys of windows that were removed since. How many held, of how many."""
+        keys, columns = blocks.unpack(block, PACKED)
+        values = np.stack(columns, axis=1)
+        every = len(values)
+        if len(gone):
+            kept = gone.slots_of(keys, False)[0] < 0
+            keys, values = keys.only(kept), values[kept]
+        slots, _ = self.open(keys, values[:, 1])
+        sources, values = values[:, 0].copy(), values[:, 1:].copy()
+        taken = self.join(sources, slots, values, newest_first=True)
+        return int(np.count_nonzero(taken.shares >= 0)), every
+
+    def restore_share(self, name: bytes, value: bytes, gone: KeyTable) -> None:
+        """An entry of one share, as `restore_block`."""
+        source, _, key = name.partition(b"|")
+        if len(gone) and gone.slot(key) >= 0:
+            return
+        version, share = decode_share(value)
+        slots, _ = self.open(Texts.of([key]), np.array([version]))
+        words = np.array([words_of(version, share)], np.int64)
+        taken = self.join(np.array([int(source)]), slots, words, newest_first=True)
+        if taken.shares[0] >= 0 and words[0, -1] == ASIDE:
+            self.put_aside(int(taken.shares[0]), share.amount, share.at)
+
+    def _contribution(self, share: int, words: list[int]) -> Contribution:
+        amount, at = self._aside[share] if words[PLACES] == ASIDE else (amount_of(words[UNITS], words[PLACES]), None)
+        digest = ((words[HIGH] & _WORD) << 64 | words[LOW] & _WORD).to_bytes(16, "big")
+        return Contribution(words[EVENTS], digest, words[FIRST], words[THROUGH], amount, at)
+
+    def _taken(self, noted: Places, count: int, mark: int) -> Places:
+        found = np.empty(int(self._counts[count]), np.int64)
+        size = noted_windows(noted, len(found), mark, self.windows, found)
+        self._counts[count] = 0
+        return found[:size]
+
+
+def words_of(version: int, share: Contribution) -> tuple[int, ...]:
+    """A row of `Shares.join`."""
+    high, low = np.frombuffer(share.digest, ">i8").tolist()
+    amount = scaled(share.amount) if share.at is None else None
+    return version, share.events, high, low, share.first, share.through, *(amount or (0, ASIDE))
