@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
+
+from schemas.blocks import still
+from schemas.hashing_kernels import partitions
+from schemas.texts import Places, Texts
+
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
 
@@ -28,3 +34,11 @@ def murmur2(data: bytes) -> int:
 def partition_for(key: str, partitions: int) -> int:
     """The partition Kafka's default partitioner gives to a UTF-8 key: `toPositive(murmur2(key)) % partitions`."""
     return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+def partitions_for(keys: Texts, count: int) -> Places:
+    """`partition_for` of each of many keys."""
+    found = np.empty(len(keys.starts), np.int64)
+    letters, starts, stops = still(keys.letters, np.uint8), still(keys.starts, np.int64), still(keys.stops, np.int64)
+    partitions(letters, starts, stops, count, found)
+    return found

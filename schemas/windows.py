@@ -15,9 +15,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+import numpy as np
 import orjson
 
+from schemas.blocks import still
+from schemas.texts import Texts
 from schemas.times import format_basic, format_rfc3339
+from schemas.window_kernels import key_subjects
 
 if TYPE_CHECKING:
     from schemas.partials import Contribution
@@ -61,6 +65,13 @@ def decode_key(raw: bytes) -> WindowKey:
 def beginning(subject: str) -> bytes:
     """What the keys of a subject's windows begin with."""
     return b"\x95" + _encoder.encode(subject)
+
+
+def subjects_of(keys: Texts) -> Texts:
+    """The subjects of windows, by their keys."""
+    letters, subjects = still(keys.letters, np.uint8), np.empty((2, len(keys.starts)), np.int64)
+    key_subjects(letters, still(keys.starts, np.int64), still(keys.stops, np.int64), subjects)
+    return Texts(letters, *subjects)
 
 
 def foreign_key(raw: bytes) -> bool:

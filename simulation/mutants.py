@@ -92,6 +92,15 @@ MUTANTS = (
         "if not newest_first and (through < held or (through == held and events >= before)):",
     ),
     _one(
+        "a partial that is gone comes back", "§2.3", "tables/metering.py",
+        "            self._gone_since.slots_of(keys, True)\n", "",
+    ),
+    _one(
+        "of two states of a partial the older holds", "§2.3", "tables/metering.py",
+        "        slots, columns = slots[new], [column[new] for column in columns]\n",
+        "        new[:] = True\n",
+    ),
+    _one(
         "a window that is gone comes back", "§2.3", "tables/closing.py",
         "        self._gone_since.slots_of(keys, True)\n", "",
     ),
@@ -126,7 +135,7 @@ MUTANTS = (
     ),
     _one(
         "only what has changed its value is in a checkpoint", "§2.2", "tables/metering.py",
-        "        entries += [Entry(\"partial\", name, None) for name in gone]\n", "",
+        "*gone_entries(gone, self.block_max), ", "",
     ),
     _one(
         "a watermark is sent along with what it covers", "§2.5", "streams/metering.py",
@@ -254,8 +263,9 @@ MUTANTS = (
         "if mark.through >= source.partial_through and", "if",
     ),
     _one(
-        "of the latest values the last folded wins", "§5", "tables/aggregates.py",
-        "if self.at is None or at > self.at:", "if True:",
+        "of the latest values the last folded wins", "§5", "tables/share_kernels.py",
+        "                        later = moments[part, row] > held_moments[part, slot]\n",
+        "                        later = True\n",
     ),
     _one(
         "what looks alike is taken for the same", "§4", "schemas/shape_kernels.py",

@@ -41,9 +41,10 @@ from schemas.windows import (
 )
 from tables.aggregates import events_and_digest, value
 from tables.calendar import Calendar, Ends, Unknown
-from tables.closing import ClosingTable, SourceState, WindowState, rows_of
+from tables.closing import ClosingTable, SourceState, rows_of
 from tables.durable import Durable
 from tables.effects import Procedure, Turn
+from tables.windows import WindowState
 
 _EXACT = Context(prec=200, traps=[Inexact, InvalidOperation])
 """Deltas are exact, those of averages too: 20 digits before the point, and at most some 60 after it."""

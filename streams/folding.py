@@ -14,12 +14,13 @@ import numpy as np
 from schemas.blocks import still
 from schemas.columns import Coded, Columns, Subjects
 from schemas.definitions import Meter, Window
+from schemas.hashing import partitions_for
 from schemas.ids import Words
 from schemas.reader import Group, Measured
 from schemas.texts import Texts
 from schemas.windows import WindowKey, encode_key
 from schemas.written import SMALL, Integers, Scaled
-from streams.kernels import bucketed, gathered, partitions, summed, window_keys
+from streams.kernels import bucketed, gathered, summed, window_keys
 from tables.metering import MeteringTable
 from tables.shares import KINDS, Sums
 
@@ -40,7 +41,7 @@ class Folding:
         """Folds one event of the record at `offset`. before_ms: the watermark before it."""
         table, (time_ms, subject, measurements) = self.table, measured
         subjects = Texts.of([subject.encode()])
-        targets = self._partitions(subjects)
+        targets = partitions_for(subjects, self._targets)
         words = np.array([[digest >> 64], [digest & (1 << 64) - 1]], np.uint64)
         one, offsets = np.ones(1, np.int64), np.array([offset])
         late = False
@@ -77,7 +78,7 @@ class Folding:
         moments = np.array((times_ms, offsets, places))
         late = np.zeros(len(rows), bool)
         buckets: dict[tuple[int, str], _Buckets] = {}
-        targets = self._partitions(read.subjects.names)
+        targets = partitions_for(read.subjects.names, self._targets)
         for meter, group_slot, number_slot, member_slot in read.plan.meters:
             for window in meter.windows:
                 held = buckets.get((group_slot, window.size))
@@ -101,12 +102,6 @@ class Folding:
                     for slot, row in zip(slots[held.bucket].tolist(), rows.tolist(), strict=True):
                         self.table.add_member(slot, members[row])
         self.table.ledger.late += int(late.sum())
-
-    def _partitions(self, subjects: Texts) -> Integers:
-        """Of each subject where its partials go."""
-        found = np.empty(len(subjects.starts), np.int64)
-        partitions(still(subjects.letters, np.uint8), subjects.starts, subjects.stops, self._targets, found)
-        return found
 
     def _opened(self, held: _Buckets, meter: Meter, window: Window, targets: Integers) -> Integers:
         """The slots of a meter's windows, one per bucket, their events counted; the folds are noted per target."""

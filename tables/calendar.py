@@ -9,7 +9,7 @@ import numpy as np
 from schemas.blocks import still
 from schemas.definitions import Definitions
 from schemas.texts import Places, Texts
-from tables.closing_kernels import key_parted
+from schemas.window_kernels import key_parted
 from tables.keys import KeyTable
 
 

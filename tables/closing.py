@@ -11,7 +11,7 @@ import numpy as np
 
 from schemas import blocks, changelog
 from schemas.changelog import Entry
-from schemas.partials import MEMBER_BYTES, NEVER, Contribution, Partial, Watermark
+from schemas.partials import MEMBER_BYTES, NEVER, Partial, Watermark
 from schemas.texts import Flags, Places, Texts
 from schemas.windows import WindowKey, beginning, decode_key, encode_key
 from tables.agenda import Agenda

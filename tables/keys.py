@@ -103,9 +103,11 @@ class KeyTable:
         starts = self._places[slots]
         return Texts(self._arena, starts, starts + self._lengths[slots])
 
-    def slots(self) -> Places:
-        """Every slot that has a key now, ascending."""
-        return np.flatnonzero(self._lengths[: self.size] >= 0)
+    def slots(self, begin: int = 0, end: int | None = None) -> Places:
+        """Every slot that has a key now, ascending; of those from `begin` to `end`, exclusive."""
+        size = self.size if end is None else min(end, self.size)
+        found: Places = np.flatnonzero(self._lengths[begin:size] >= 0) + begin
+        return found
 
     def beginning(self, prefix: bytes) -> Places:
         """The slots of the keys that begin so, ascending."""

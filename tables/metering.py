@@ -8,21 +8,22 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from schemas import changelog
+from schemas import blocks, changelog
 from schemas.changelog import Entry
-from schemas.hashing import partition_for
-from schemas.partials import MEMBER_BYTES, NEVER, Contribution, Rows
+from schemas.hashing import partitions_for
+from schemas.partials import COLUMNS, MEMBER_BYTES, NEVER, Contribution, Rows
 from schemas.texts import Texts
-from schemas.windows import WindowKey, decode_key, encode_key
+from schemas.windows import WindowKey, decode_key, encode_key, subjects_of
 from schemas.written import Flags, Integers
+from tables.agenda import Agenda
 from tables.aggregates import Share
 from tables.dedupe import KnownIds, Unit
 from tables.gaps import Gap
 from tables.keys import KeyTable, grown
 from tables.ledger import Ledger
+from tables.portions import Portion, gone_entries, portions
 from tables.runs import Disk
 from tables.shares import Shares
-from tables.timetable import Timetable
 
 _PIECE = 32_000 // MEMBER_BYTES * MEMBER_BYTES
 _META_KEY = b""
@@ -121,7 +122,7 @@ class MeteringTable:
 
     stage = "metering"
     additive = frozenset({"ids", "members"})
-    packed: frozenset[str] = frozenset()
+    packed = frozenset({"partials", "gone"})
 
     def __init__(self, targets: int, correct_for_ms: int, disk: Disk | None = None) -> None:
         """targets: M. disk: where known ids go that there is no memory for."""
@@ -141,13 +142,14 @@ class MeteringTable:
         self._marks = np.zeros(0, np.uint8)
         self._members: dict[int, _Members] = {}
         self._correct_for_ms = correct_for_ms
-        self._seals: Timetable[Integers] = Timetable()
+        self._seals = Agenda()
         self._leaving: list[tuple[WindowKey, OpenPartial]] = []
         self._gone: list[bytes] = []
         self._new_members: dict[bytes, set[bytes]] = {}
         self._checkpointed: dict[bytes, set[bytes]] = {}
         self._started_at = -1
         self._early_members: dict[bytes, set[bytes]] = {}
+        self._gone_since = KeyTable()
 
     def raise_watermark(self, time_ms: int) -> None:
         """The partition's clock moves on, never back; partials and ids that this seals or makes too old are forgotten."""
@@ -155,8 +157,9 @@ class MeteringTable:
             return
         self.watermark_ms = time_ms
         self.ids.evict(time_ms)
-        for _, slots in self._seals.take(time_ms):
-            self._seal(slots)
+        sealed = self._seals.take(time_ms)
+        if len(sealed):
+            self._seal(sealed)
 
     def _seal(self, slots: Integers) -> None:
         """These windows are sealed. What changed since the last emit is still to be sent: what is forgotten leaves first."""
@@ -183,8 +186,7 @@ class MeteringTable:
             self.target[made] = targets[new]
             self._versions[made] = version
             seals_ms = self._seal_ms[made] = ends_ms[new] + self._correct_for_ms
-            for seal_ms in np.unique(seals_ms).tolist():
-                self._seals.add(seal_ms, made[seals_ms == seal_ms])
+            self._seals.add(seals_ms, made)
         self._marks[slots] |= _DIRTY | _TOUCHED
         return slots
 
@@ -282,28 +284,26 @@ class MeteringTable:
         self._marks[slots] &= ~_TOUCHED
         gone, self._gone = self._gone, []
         self._checkpointed, self._new_members = self._new_members, {}
-        entries = [self._meta()]
-        entries += [Entry("partial", name, None) for name in gone]
-        entries += [self._entry(slot) for slot in slots.tolist()]
+        entries = [self._meta(), *gone_entries(gone, self.block_max), *self._packed(slots)]
         entries += self.ids.touched()
         for name in sorted(self._checkpointed):
             entries += member_pieces(name, self._checkpointed[name])
         return entries
 
     def units(self) -> list[Hashable]:
-        """See `tables.durable.Table`: the meta entry, every partial, every share of the ids."""
-        return [None, *self.keys.texts(self.keys.slots()).tolist(), *self.ids.units()]
+        """See `tables.durable.Table`: the meta entry, partials by their slots, windows with members, every share of the ids."""
+        members = [self.keys.key(slot) for slot in self._members]
+        return [None, *portions("partials", self.keys.size), *members, *self.ids.units()]
 
     def slice(self, unit: Hashable) -> Iterable[Entry]:
         """See `tables.durable.Table`."""
         if unit is None:
             return [self._meta()]
+        if isinstance(unit, Portion):
+            return self._packed(self.keys.slots(unit.begin, unit.end))
         if isinstance(unit, bytes):
-            slot = self.keys.slot(unit)
-            if slot < 0:
-                return []
-            held = self._members.get(slot)
-            return [self._entry(slot), *member_pieces(unit, held.all if held is not None else ())]
+            held = self._members.get(self.keys.slot(unit))
+            return member_pieces(unit, held.all if held is not None else ())
         assert isinstance(unit, Unit)
         return list(self.ids.slice(unit))
 
@@ -312,41 +312,52 @@ class MeteringTable:
         if kind == "meta":
             self._restore_meta(_meta_decoder.decode(value))
             return
-        saved = _saved_decoder.decode(value)
-        slots, _ = self.keys.slots_of(Texts.of([key]), True)
-        self._make(slots)
-        slot = int(slots[0])
-        self.shares.put(slot, Share.of(saved.share))
-        self._seal_ms[slot], self._versions[slot] = saved.seal_ms, saved.version
-        self.target[slot] = partition_for(decode_key(key).subject, len(self.folds))
-        members = self._early_members.pop(key, None)
-        if members:
-            self._members[slot] = _Members(members, set())
+        if self._gone_since.slot(key) >= 0:
+            return
+        slots, new = self.keys.slots_of(Texts.of([key]), True)
+        if new[0]:
+            saved, slot = _saved_decoder.decode(value), int(slots[0])
+            self._make(slots)
+            self.shares.put(slot, Share.of(saved.share))
+            self._seal_ms[slot], self._versions[slot] = saved.seal_ms, saved.version
 
     def restore_block(self, kind: str, block: bytes) -> tuple[int, int]:
-        """See `tables.replay.Restorable`: nothing is packed."""
-        raise AssertionError(kind)
+        """See `tables.replay.Restorable`."""
+        if kind == "gone":
+            keys, _ = blocks.unpack(block, 0)
+            self._gone_since.slots_of(keys, True)
+            return 0, len(keys.starts)
+        keys, columns = blocks.unpack(block, 1 + COLUMNS)
+        every = len(columns[0])
+        if len(self._gone_since):
+            kept = self._gone_since.slots_of(keys, False)[0] < 0
+            keys, columns = keys.only(kept), [column[kept] for column in columns]
+        slots, new = self.keys.slots_of(keys, True)
+        slots, columns = slots[new], [column[new] for column in columns]
+        self._make(slots)
+        self.shares.put_rows(slots, Rows.stacked(keys.only(new), columns[1:]))
+        self._seal_ms[slots], self._versions[slots] = columns[:2]
+        return len(slots), every
 
     def unite(self, kind: str, key: bytes, piece: bytes) -> None:
         """See `tables.replay.Restorable`."""
         if kind == "ids":
             self.ids.restore(piece)
-            return
-        slot = self.keys.slot(key)
-        if slot < 0:
-            self._early_members.setdefault(key, set()).update(split_members(piece))
         else:
-            self._members.setdefault(slot, _Members(set(), set())).all.update(split_members(piece))
+            self._early_members.setdefault(key, set()).update(split_members(piece))
 
     def restored(self, position: int) -> int:
         """See `tables.replay.Restorable`. Members whose window is sealed are dropped, ids that are too late evicted."""
         self.position = self._started_at = position
-        self._early_members = {}
+        for name, members in self._early_members.items():
+            slot = self.keys.slot(name)
+            if slot >= 0:
+                self._members[slot] = _Members(members, set())
+        self._early_members, self._gone_since = {}, KeyTable()
         self.ids.evict(self.watermark_ms)
         slots = self.keys.slots()
-        seals_ms = self._seal_ms[slots]
-        for seal_ms in np.unique(seals_ms).tolist():
-            self._seals.add(seal_ms, slots[seals_ms == seal_ms])
+        self.target[slots] = partitions_for(subjects_of(self.keys.texts(slots)), len(self.folds))
+        self._seals.add(self._seal_ms[slots], slots)
         return self.ids.live_bytes + sum(len(held.all) for held in self._members.values()) * MEMBER_BYTES
 
     def _meta(self) -> Entry:
@@ -361,6 +372,15 @@ class MeteringTable:
         self.ledger.reasons = meta.reasons
         self.folds = meta.folds
         self.gaps = meta.gaps
+
+    def _packed(self, slots: Integers) -> Iterator[Entry]:
+        """Partials as entries: in blocks, and one by one those that are more than machine words."""
+        in_words = self.shares.in_words(slots)
+        rows = self.rows(slots[in_words])
+        columns = [self._seal_ms[slots[in_words]], *rows.columns()]
+        for portion in blocks.portions(rows.keys, columns, self.block_max):
+            yield Entry("partials", b"", blocks.pack(rows.keys.only(portion), [column[portion] for column in columns]))
+        yield from map(self._entry, slots[~in_words].tolist())
 
     def _entry(self, slot: int) -> Entry:
         saved = _Saved(int(self._seal_ms[slot]), int(self._versions[slot]), self.shares.share(slot).contribution())

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from schemas.blocks import still
 from schemas.numbers import SUM
-from schemas.partials import scaled
+from schemas.partials import Rows, scaled
 from schemas.written import Integers
 from tables.aggregates import Place, Share
 from tables.keys import grown
@@ -137,6 +137,12 @@ class Shares:
             self._hold(slot, share.amount)
         if share.at is not None:
             self._moments[:, slot] = share.at
+
+    def put_rows(self, slots: Integers, rows: Rows) -> None:
+        """Sets many of them; their slots are cleared."""
+        self.events[slots], self.digests[:, slots] = rows.events, rows.digests
+        self.first[slots], self.through[slots] = rows.first, rows.through
+        self.units[slots], self.places[slots] = rows.units, rows.places
 
     def in_words(self, slots: Integers) -> npt.NDArray[np.bool_]:
         """Which of them have nothing but machine words: no amount that does not fit, and no place of one."""

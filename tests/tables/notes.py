@@ -20,8 +20,10 @@ class Notes:
 
     stage = "metering"
     additive = frozenset({"thing"})
+    packed: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
+        self.block_max = 0
         self.position = 0
         self.notes: dict[str, str] = {}
         self.things: set[bytes] = set()
@@ -56,6 +58,9 @@ class Notes:
 
     def restore(self, kind: str, key: bytes, value: bytes) -> None:
         self.notes[key.decode()] = value.decode()
+
+    def restore_block(self, kind: str, block: bytes) -> tuple[int, int]:
+        raise AssertionError("nothing is packed")
 
     def unite(self, kind: str, key: bytes, piece: bytes) -> None:
         self.things.add(piece)
