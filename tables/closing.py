@@ -11,7 +11,7 @@ import numpy as np
 
 from schemas import blocks, changelog
 from schemas.changelog import Entry
-from schemas.partials import MEMBER_BYTES, NEVER, Partial, Watermark
+from schemas.partials import COLUMNS, MEMBER_BYTES, NEVER, Partial, Watermark
 from schemas.texts import Flags, Places, Texts
 from schemas.windows import WindowKey, beginning, decode_key, encode_key
 from tables.agenda import Agenda
@@ -390,4 +390,4 @@ def digest_of(words: list[int]) -> bytes:
 def rows_of(partials: list[Partial]) -> Places:
     """Partials that are objects as rows of `Joined.join`."""
     words = [words_of(partial.version, partial.share) for partial in partials]
-    return np.array(words, np.int64).reshape(len(partials), -1)
+    return np.array(words, np.int64).reshape(-1, COLUMNS)

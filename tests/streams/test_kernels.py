@@ -8,20 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.blocks import still
-from schemas.hashing import partition_for
 from schemas.texts import Texts
 from schemas.windows import WindowKey, encode_key
-from streams.kernels import bucketed, gathered, partitions, window_keys
+from streams.kernels import bucketed, gathered, window_keys
 
 texts = st.lists(st.text(max_size=70), min_size=1, max_size=8)
-
-
-@given(texts, st.integers(1, 64))
-def test_a_subject_goes_where_every_kafka_client_would_put_it(subjects: list[str], many: int) -> None:
-    column = Texts.of([subject.encode() for subject in subjects])
-    found = np.empty(len(subjects), np.int64)
-    partitions(still(column.letters, np.uint8), column.starts, column.stops, many, found)
-    assert found.tolist() == [partition_for(subject, many) for subject in subjects]
 
 
 @pytest.mark.parametrize("size", [1, 31, 32, 255, 256, 512])
