@@ -50,7 +50,7 @@ from tables.closing_kernels import (
     windows_pending,
     windows_removed,
 )
-from tables.keys import KeyTable, grown
+from tables.keys import KeyTable, grown, lengthened
 
 ASIDE = -2
 """Places of an amount that stands aside."""
@@ -93,7 +93,7 @@ class Joined:
     def open(self, keys: Texts, versions: Places) -> tuple[Places, Flags]:
         """The windows of these keys, made where they are not there; and which were."""
         slots, new = self.keys.slots_of(keys, True)
-        self.windows = grown(self.windows, self.keys.size, NONE)
+        self.windows = lengthened(self.windows, self.keys.size, NONE)
         fresh = slots[new]
         self.windows[fresh] = (NONE, 0, 0, NONE, 0, 0, 0, 0)
         self.windows[fresh, VERSION] = versions[new]
@@ -106,7 +106,7 @@ class Joined:
         source and window the first holds, and nothing is noted.
         """
         rows = len(slots)
-        self._shares = grown(self._shares, self.size + rows, NONE)
+        self._shares = lengthened(self._shares, self.size + rows, NONE)
         self._free = grown(self._free, len(self._shares))
         self._touched = grown(self._touched, int(self._counts[NOTED_TOUCHED]) + rows)
         self._changed = grown(self._changed, int(self._counts[NOTED_CHANGED]) + rows)

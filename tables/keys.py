@@ -36,12 +36,22 @@ _SALT = np.array([secrets.randbits(64), secrets.randbits(64)], np.uint64)
 
 
 def grown(column: npt.NDArray[Any], least: int, fill: int = 0) -> npt.NDArray[Any]:
-    """A column with room for at least so many rows; at least doubled where it was too small."""
-    size = len(column)
+    """A column with room for at least so many rows along its last axis; at least doubled where it was too small."""
+    size = column.shape[-1]
     if least <= size:
         return column
-    longer = np.empty((max(least, 2 * size), *column.shape[1:]), column.dtype)
-    longer[:size], longer[size:] = column, fill
+    longer = np.empty((*column.shape[:-1], max(least, 2 * size)), column.dtype)
+    longer[..., :size], longer[..., size:] = column, fill
+    return longer
+
+
+def lengthened(rows: npt.NDArray[Any], least: int, fill: int = 0) -> npt.NDArray[Any]:
+    """The same of rows that stand one behind the other: along the first axis."""
+    size = len(rows)
+    if least <= size:
+        return rows
+    longer = np.empty((max(least, 2 * size), *rows.shape[1:]), rows.dtype)
+    longer[:size], longer[size:] = rows, fill
     return longer
 
 

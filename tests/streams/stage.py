@@ -7,7 +7,7 @@ from typing import Any
 
 from schemas import partials as wire
 from schemas.events import event_id_digest
-from schemas.partials import Contribution, Partial, Partials, Watermark
+from schemas.partials import Contribution, Partial, Partials, Rows, Watermark
 from schemas.windows import WindowKey
 from tests.usage import NOON, SECOND, definitions, meter
 from tests.world import PARTIALS, ClosingProcess, World
@@ -34,8 +34,13 @@ class Stage:
         """One record with one partial."""
         self.pack(more.pop("source", 0), made(events, amount, meter, **more))
 
-    def pack(self, source: int, *items: Partial) -> None:
-        self._told(wire.encode(Partials(source, list(items))))
+    def pack(self, source: int, *items: Partial, objects: bool = False) -> None:
+        """Records of partials, as METERING makes them: rows, and objects where they carry more; or objects only."""
+        rows, others = Rows.of(() if objects else items)
+        for value in wire.pack_rows(source, rows):
+            self._told(value)
+        if objects or others:
+            self._told(wire.encode(Partials(source, list(items) if objects else others)))
 
     def mark(self, second: float, through: int = 1000, source: int = 0, folds: int | None = None) -> None:
         """A watermark; its folds balance unless said otherwise."""

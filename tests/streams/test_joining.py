@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from schemas import partials as wire
 from schemas.errors import PartitionStopped
-from schemas.partials import Partials, Watermark
+from schemas.partials import Partials, Rows, Watermark
+from schemas.texts import Texts
+from schemas.windows import encode_key
 from tests import pictures
 from tests.streams.stage import CLOSES, Stage, digest, key, made, member
 from tests.usage import NOON
@@ -46,6 +48,13 @@ def test_a_partial_repeated_changes_nothing() -> None:
     assert stage.process.table.sources[0].joined == 3
 
 
+def rows_record(source: int, name: bytes) -> bytes:
+    """A row of a window that is right, and one of a window that is called so."""
+    rows, _ = Rows.of([made(1, 1), made(1, 1, "max")])
+    names = [encode_key(key()), name or encode_key(key())]
+    return next(wire.pack_rows(source, rows._replace(keys=Texts.of(names))))
+
+
 steps = st.lists(st.tuples(st.integers(0, 1), st.integers(1, 6)), min_size=1, max_size=8)
 
 
@@ -60,7 +69,7 @@ def test_any_order_and_any_repetition_gives_the_same_window(written: list[tuple[
     again = [*items, *rng.choices(items, k=5)]
     rng.shuffle(again)
     for source, item in again:
-        mixed.pack(source, item)
+        mixed.pack(source, item, objects=rng.random() < 0.5)
     assert mixed.process.table.windows == plain.process.table.windows
     assert [s.joined for s in mixed.process.table.sources] == [s.joined for s in plain.process.table.sources]
 
@@ -122,6 +131,9 @@ def test_a_stale_watermark_does_not_take_back_what_its_source_has_sent() -> None
         (wire.encode(Watermark(1, NOON, 1, 0)), "comes from usage partition 1, but usage has 1 partitions"),
         (wire.encode(Watermark(-1, NOON, 1, 0)), "comes from usage partition -1, but usage has 1 partitions"),
         (wire.encode(Partials(0, [made(1, 1, "unknown")])), "meter 'unknown' with windows of PT1M"),
+        (rows_record(1, b""), "comes from usage partition 1, but usage has 1 partitions"),
+        (rows_record(0, encode_key(key("unknown"))), "meter 'unknown' with windows of PT1M"),
+        (rows_record(0, b"\x93abc"), "neither partials nor a watermark (one of its windows has no key)"),
     ],
 )
 def test_a_record_that_cannot_be_right_stops_the_partition_and_says_why(value: bytes, said: str) -> None:
@@ -131,6 +143,7 @@ def test_a_record_that_cannot_be_right_stops_the_partition_and_says_why(value: b
         stage.process.read()
     assert said in caught.value.what and caught.value.hint
     assert (caught.value.topic, caught.value.partition) == (PARTIALS, 0)
+    assert not stage.process.table.windows, "nothing of it is joined"
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.texts import Texts
 from tables import keys
-from tables.keys import KeyTable
+from tables.keys import KeyTable, grown, lengthened
 
 some = st.lists(st.binary(max_size=40), max_size=30)
 steps = st.lists(st.tuples(st.sampled_from(["add", "find", "remove"]), some), max_size=12)
@@ -93,3 +93,10 @@ def test_a_slot_without_a_key_cannot_be_removed() -> None:
         table.remove(np.array([0, 0]))
     with pytest.raises(AssertionError):
         table.key(0)
+
+
+def test_columns_grow_along_their_last_axis_and_rows_along_their_first() -> None:
+    column = np.arange(6).reshape(2, 3)
+    assert grown(column, 3) is column and lengthened(column, 2) is column
+    assert grown(column, 4, -1).tolist() == [[0, 1, 2, -1, -1, -1], [3, 4, 5, -1, -1, -1]]
+    assert lengthened(column, 5, -1).tolist() == [[0, 1, 2], [3, 4, 5], *[[-1] * 3] * 3]
