@@ -22,9 +22,8 @@ import numpy as np
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from bench.field.job import CLOSER, DISORDER_MS, PARTITIONS, PROBE, TYPES, WINDOW_MS
-from schemas.hashing import murmur2
+from schemas.hashing import murmur2, partitions_for
 from schemas.texts import Texts
-from streams.kernels import partitions
 
 BLOCK_EVENTS = 5_000
 BATCH_RECORDS = 1_000
@@ -76,9 +75,7 @@ class Keys:
     def __init__(self, names: Sequence[str], *, by_subject: bool = False) -> None:
         self.names = names
         self._record_keys = [(n.rpartition("/")[0] if by_subject else n).encode() for n in names]
-        found = np.empty(len(names), np.int64)
-        partitions(*Texts.of(self._record_keys), PARTITIONS, found)
-        self._partitions = found.tolist()
+        self._partitions = partitions_for(Texts.of(self._record_keys), PARTITIONS).tolist()
         self._known: dict[int, Key] = {}
 
     def __getitem__(self, number: int) -> Key:
