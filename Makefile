@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 SEEDS ?= 2000
 SEED ?= 1
 
-.PHONY: run chaos test prove unit check format bench bench-peers bench-hotpath bench-recovery clean
+.PHONY: run chaos test prove unit check format bench bench-peers bench-backlog bench-hotpath bench-recovery clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make bench    the field on one core each, totals checked; writes bench/RESULTS.md (Linux, two cores, Java, Maven; an hour)"
 	@echo "              QUICK=1: some of it in two minutes. TRACE=<directory>: the Azure LLM inference trace, too"
 	@echo "              KEEP=<directory>: keep the runs there; said again, only what is missing is measured"
+	@echo "make bench-backlog    what five million waiting events cost in memory; writes bench/RESULTS.md (Linux, Java, Maven; minutes)"
 	@echo "make bench-hotpath    where the time of an event goes; writes bench/RESULTS.md (two minutes)"
 	@echo "make bench-recovery   a million keys restored, measured; writes bench/RESULTS.md (Linux, Java, Maven; minutes)"
 
@@ -55,6 +56,9 @@ bench: $(VENV)/.installed-test bench-peers
 # A peer that cannot be installed is left out of the field, and named there.
 bench-peers: $(VENV)/.installed-test
 	-$(BIN)/python -m bench.field.install
+
+bench-backlog: $(VENV)/.installed-test
+	$(BIN)/python -m bench.backlog
 
 bench-hotpath: $(VENV)/.installed-test
 	$(BIN)/python -m bench.hotpath

@@ -49,16 +49,16 @@ class Meterline(Contestant):
 
 
 class MeterlineRunning(Running):
-    """See `Running`."""
+    """See `Running`. settings: what is not as a worker has it by default."""
 
-    def __init__(self, workers: int, where: Where) -> None:
+    def __init__(self, workers: int, where: Where, **settings: Any) -> None:
         self.where = where
         directory = where.directory / where.name
         directory.mkdir(parents=True)
         meters = directory / "meters.yaml"
         meters.write_text(meters_yaml())
         names = {f"{topic}_topic": f"{topic}-{where.name}".replace("_", "-") for topic in _TOPICS}
-        base = replace(Settings(app_id=where.name), meters=str(meters), **names)  # type: ignore[arg-type]
+        base = replace(Settings(app_id=where.name, **settings), meters=str(meters), **names)  # type: ignore[arg-type]
         self._stack = Stack(
             directory / "stack",
             kafka=where.bootstrap,

@@ -263,7 +263,7 @@ async def test_a_topic_that_is_not_there_and_a_broker_that_is_not_there(kafka: K
 
 @pytest.mark.parametrize("options", [{}, {"bootstrap": "a:1", "connection_string": "b"}])
 def test_a_transport_needs_exactly_one_broker(options: dict[str, str]) -> None:
-    with pytest.raises(ConfigurationError, match="give bootstrap or connection_string"):
+    with pytest.raises(ConfigurationError, match="give bootstrap, or connection_string"):
         KafkaTransport("usage", **options)  # type: ignore[arg-type]
 
 
