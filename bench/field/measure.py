@@ -52,6 +52,8 @@ _OPENING = 4
 _POLL_S = 0.25
 _SAMPLE_S = 0.05
 _MOST = 0.9
+_IDLE_S, _IDLE_MOST = 1.0, 0.2
+"""A second in which it takes less of a core than that is one without work."""
 _ENOUGH = 0.6
 """A stretch that takes less of the time that is wanted is warm-up: the next one is longer."""
 
@@ -277,11 +279,25 @@ def busy_for_s(samples: Sequence[tuple[float, float]]) -> float:
     """How long it worked, of (time, CPU time) samples: until it had spent 90 % of its CPU time, and a ninth more.
 
     Not until the last sample: commits come at intervals, so the end of the work is seen late; and not until it was last
-    busy at all: a checkpoint of its own may come seconds after.
+    busy at all: a checkpoint of its own may come seconds after. What it spends while it has nothing to do is no work.
     """
-    (began_s, began_cpu_s), (_, end_cpu_s) = samples[0], samples[-1]
-    enough_s = began_cpu_s + _MOST * (end_cpu_s - began_cpu_s)
-    return next(at_s - began_s for at_s, cpu_s in samples if cpu_s >= enough_s) / _MOST
+    began_s, began_cpu_s = samples[0]
+    idle = _idle_share(samples)
+    worked = [(at_s - began_s, cpu_s - began_cpu_s - idle * (at_s - began_s)) for at_s, cpu_s in samples]
+    enough_s = _MOST * worked[-1][1]
+    return next(after_s for after_s, spent_s in worked if spent_s >= enough_s) / _MOST
+
+
+def _idle_share(samples: Sequence[tuple[float, float]]) -> float:
+    """The share of a core that it takes in its least busy second; 0 where it was never idle."""
+    shares, at = [1.0], 0
+    for end_s, end_cpu_s in samples:
+        while samples[at + 1][0] <= end_s - _IDLE_S:
+            at += 1
+        begin_s, begin_cpu_s = samples[at]
+        if end_s - begin_s >= _IDLE_S:
+            shares.append((end_cpu_s - begin_cpu_s) / (end_s - begin_s))
+    return min(shares) if min(shares) < _IDLE_MOST else 0.0
 
 
 class _Course:

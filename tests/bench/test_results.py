@@ -141,6 +141,10 @@ def test_wall_time_is_how_long_it_worked_not_when_it_committed_or_made_a_checkpo
     assert busy_for_s(worked) == pytest.approx(2.0)
     assert busy_for_s([*worked, (9.0, 2.08)]) == pytest.approx(2.1, abs=0.06)
     assert busy_for_s([(0.0, 0.0), (0.05, 0.0)]) == 0.0
+    idling = [*worked[:41], *((2 + after / 20, 2 + after / 400) for after in range(1, 101))]
+    assert busy_for_s(idling) == pytest.approx(2.0, abs=0.06), (
+        "heartbeats and the questions of the benchmark are no work"
+    )
 
 
 def test_a_quantile_is_one_of_the_values() -> None:
