@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 SEEDS ?= 2000
 SEED ?= 1
 
-.PHONY: run chaos test prove unit check format bench bench-peers bench-backlog bench-hotpath bench-recovery clean
+.PHONY: run chaos test prove unit check format bench bench-peers bench-backlog bench-hotpath bench-ids bench-recovery clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "              KEEP=<directory>: keep the runs there; said again, only what is missing is measured"
 	@echo "make bench-backlog    what five million waiting events cost in memory; writes bench/RESULTS.md (Linux, Java, Maven; minutes)"
 	@echo "make bench-hotpath    where the time of an event goes; writes bench/RESULTS.md (two minutes)"
+	@echo "make bench-ids        what the ids take that are remembered; writes bench/RESULTS.md (a minute)"
 	@echo "make bench-recovery   a million keys restored, measured; writes bench/RESULTS.md (Linux, Java, Maven; minutes)"
 
 run: $(VENV)/.installed
@@ -62,6 +63,9 @@ bench-backlog: $(VENV)/.installed-test
 
 bench-hotpath: $(VENV)/.installed-test
 	$(BIN)/python -m bench.hotpath
+
+bench-ids: $(VENV)/.installed-test
+	$(BIN)/python -m bench.ids
 
 bench-recovery: $(VENV)/.installed-test
 	$(BIN)/python -m bench.recovery

@@ -1,7 +1,8 @@
 """What a deployment needs for a load: `check --load EVENTS/S --keys N`. Computed, nothing is connected to.
 
 Bytes are not guessed: a sample of the load goes through the real stages, and what they would send and store is weighed. How
-often each is sent follows from the settings' paces and from how many of the keys a span of time touches. Rules of Event Hubs,
+often each is sent follows from the settings' paces and from how many of the keys a span of time touches. Ids that come in
+envelopes are taken for our client's, which are known as intervals; others are known one by one. Rules of Event Hubs,
 Service Bus and Cosmos DB, with the page of the Azure documentation each is from:
 
 * A throughput unit takes 1 MB/s or 1000 records/s in, and gives 2 MB/s or 4096 records/s out (event-hubs-quotas).
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from schemas.definitions import Definitions, Meter
 from schemas.events import event_id_digest
-from schemas.ids import ID_BYTES
+from schemas.ids import ID_BYTES, Ids
 from schemas.partials import RECORD_MAX
 from schemas.records import Batch, Out, PackedRecords, Record
 from schemas.times import format_rfc3339
@@ -29,6 +30,7 @@ from settings import Settings
 from streams.closing import Closing
 from streams.metering import Metering, Topics
 from tables.closing import ClosingTable
+from tables.dedupe import BUCKETS, LANE, KnownIds
 from tables.durable import Durable
 from tables.effects import Procedure, Produce
 from tables.metering import MeteringTable
@@ -36,9 +38,12 @@ from tables.metering import MeteringTable
 SAMPLE = 400
 """Keys that are weighed; what they weigh each is taken for all."""
 ID_MEMORY_BYTES = 40
-"""Memory of a remembered id, at most (`tables/dedupe.py`)."""
+"""Memory of an id that is known by itself, at most (`tables/shelves.py`)."""
 TU_IN_BYTES_S, TU_IN_RECORDS_S, TU_OUT_BYTES_S, TU_OUT_RECORDS_S, MOST_TU = 1e6, 1000, 2e6, 4096, 40
 WRITES_RU = ((1024, 4.95), (2048, 6.29), (4096, 6.67))
+_LANES = 32
+_MOST = 1000
+"""Lanes that are weighed, and ids of each in a checkpoint: more are a digit more of an interval."""
 START_MS = 1_767_225_600_000
 
 
@@ -46,14 +51,15 @@ START_MS = 1_767_225_600_000
 class Load:
     """What is to be carried. events_s: usage events a second. keys: pairs of subject and group that are active at once.
 
-    event_bytes: of one event's JSON. envelope: how many events come in one record. sources, targets: partitions of the usage
-    and the partials topic. regions: of Cosmos DB.
+    event_bytes: of one event's JSON. envelope: how many events come in one record. producers: processes that send them.
+    sources, targets: partitions of the usage and the partials topic. regions: of Cosmos DB.
     """
 
     events_s: float
     keys: int
     event_bytes: int = 220
     envelope: int = 1
+    producers: int = 10
     sources: int = 4
     targets: int = 4
     regions: int = 2
@@ -90,6 +96,14 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What known ids take: bytes of memory, in all workers together, and of changelog a second, written once."""
+
+    memory: float
+    changelog_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Weights:
     """Bytes per key: of its partials, of their entries in a changelog, of its windows', and of one revision's message."""
 
@@ -102,6 +116,7 @@ class _Weights:
 def needs(load: Load, definitions: Definitions, settings: Settings) -> Need:
     """What the load needs, if events are spread evenly over keys: no other load of as many touches more of them."""
     weights = _weigh(definitions)
+    remembered = _remembered(load, definitions, settings)
     emit_s, checkpoint_s = settings.emit_ms / 1000, settings.checkpoint_ms / 1000
     ends_s = [window.size_ms / 1000 for meter in definitions.meters for window in meter.windows]
     revisions_s = sum(load.keys / size_s for size_s in ends_s)
@@ -110,7 +125,7 @@ def needs(load: Load, definitions: Definitions, settings: Settings) -> Need:
     marks_s = load.sources * load.targets / emit_s
     partials = Stream(partials_s + 40 * marks_s, _records_s(partials_s, marks_s) + marks_s, 1)
     # A snapshot is as large as the chunks since the last one: every byte that is written is written about twice.
-    metering_s = 2 * (_touched(load, checkpoint_s) * weights.metering / checkpoint_s + load.events_s * ID_BYTES)
+    metering_s = 2 * (_touched(load, checkpoint_s) * weights.metering / checkpoint_s + remembered.changelog_s)
     closing_s = 2 * (
         _touched(load, emit_s) * weights.closing / max(checkpoint_s, emit_s) + revisions_s * weights.revision
     )
@@ -123,27 +138,50 @@ def needs(load: Load, definitions: Definitions, settings: Settings) -> Need:
     }
     ids = load.events_s * definitions.stream.correct_for_ms / 1000
     request_units = revisions_s * load.regions * 2 * _write_ru(weights.revision)  # the document, and the ledger's item
-    return Need(
-        streams, _units(streams.values()), ids, ids * ID_MEMORY_BYTES, revisions_s, 2 * revisions_s, request_units
-    )
+    return Need(streams, _units(streams.values()), ids, remembered.memory, revisions_s, 2 * revisions_s, request_units)
 
 
-def table(load: Load, need: Need) -> Table:
-    """The needs as a table for people."""
+def table(load: Load, need: Need, memory_mb: int) -> Table:
+    """The needs as a table for people. memory_mb: what a worker may have for ids."""
     shown = Table(box=None, pad_edge=False, show_header=False)
     shown.add_column(no_wrap=True)
     shown.add_column(overflow="fold")
     for topic, stream in need.streams.items():
         shown.add_row(f"into {topic}", f"{stream.bytes_s / 1e6:,.2f} MB/s, {stream.records_s:,.0f} records/s")
+    beyond = (
+        f"; each keeps {_size(memory_mb * 1e6)} in memory, the rest on its disk"
+        if need.ids_bytes > memory_mb * 1e6
+        else ""
+    )
     most = "" if need.fits else f", [bold red]more than the {MOST_TU} of a Standard namespace[/]"
     shown.add_row("throughput units", f"{need.units:,}{most}")
-    shown.add_row("ids remembered", f"{need.ids:,.0f}, at most {need.ids_bytes / 1e9:,.1f} GB in all workers together")
+    shown.add_row("ids remembered", f"{need.ids:,.0f}, at most {_size(need.ids_bytes)} in all workers together{beyond}")
     shown.add_row("revisions", f"{need.revisions_s:,.1f}/s on average; they come when windows end")
     shown.add_row("Service Bus", f"{need.operations_s:,.1f} operations/s, a send and a receive of each")
     shown.add_row(
         "Cosmos DB", f"{need.request_units_s:,.0f} RU/s in {load.regions} regions together, without indexed properties"
     )
     return shown
+
+
+def _remembered(load: Load, definitions: Definitions, settings: Settings) -> _Remembered:
+    """Our client has a lane for each partition; its ids come in the order of their counters."""
+    correct_for_ms, checkpoint_s = definitions.stream.correct_for_ms, settings.checkpoint_ms / 1000
+    if load.envelope < LANE:
+        return _Remembered(load.events_s * correct_for_ms / 1000 * ID_MEMORY_BYTES, load.events_s * ID_BYTES)
+    lanes = load.producers * load.sources
+    each = max(LANE, min(_MOST, int(load.events_s * checkpoint_s / lanes)))
+    known = KnownIds(correct_for_ms)
+    names = [bytes([lane]) * ID_BYTES for lane in range(_LANES)]
+    written = 0
+    for number in range(BUCKETS + 1):
+        counters = np.tile(np.arange(number * each, (number + 1) * each), _LANES)
+        ids = Ids(np.zeros((2, len(counters)), np.uint64), np.repeat(np.arange(_LANES), each), counters, names)
+        at_ms = np.full(len(counters), START_MS + number * correct_for_ms // BUCKETS)
+        known.count(ids, at_ms, at_ms)
+        written = sum(len(entry.value or b"") for entry in known.touched())
+    touched = -math.expm1(-load.events_s * checkpoint_s / lanes)
+    return _Remembered(known.size_bytes / _LANES * lanes, written / _LANES * lanes * touched / checkpoint_s)
 
 
 def _touched(load: Load, span_s: float) -> float:
@@ -164,6 +202,10 @@ def _units(streams: Iterable[Stream]) -> int:
         sum(s.records_s * s.readers for s in flows) / TU_OUT_RECORDS_S,
     )
     return math.ceil(max(into, out))
+
+
+def _size(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 5e7 else f"{size_bytes / 1e6:,.1f} MB"
 
 
 def _write_ru(size_bytes: float) -> float:

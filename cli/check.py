@@ -43,9 +43,22 @@ _AREAS = {"broker": "Event Hubs / Kafka", "servicebus": "Service Bus", "cosmos":
 @click.option(
     "--envelope", type=click.IntRange(min=1), default=1, show_default=True, help="Events a record, with --load."
 )
+@click.option(
+    "--producers",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Processes that send envelopes with our client, with --load.",
+)
 @click.pass_context
 def check(
-    ctx: click.Context, as_json: bool, events_s: float | None, keys: int, event_bytes: int, envelope: int
+    ctx: click.Context,
+    as_json: bool,
+    events_s: float | None,
+    keys: int,
+    event_bytes: int,
+    envelope: int,
+    producers: int,
 ) -> None:
     """Check the configured Event Hubs (or Kafka), Service Bus and Cosmos DB before a worker starts.
 
@@ -65,12 +78,12 @@ def check(
       python app.py check --load 20000 --keys 100000 --envelope 250
     """
     if events_s is not None:
-        load = Load(events_s, keys, event_bytes, envelope)
+        load = Load(events_s, keys, event_bytes, envelope, producers)
         need = needs(load, load_meters(Path(current(ctx).meters)), current(ctx))
         if as_json:
             click.echo(json.dumps(asdict(need), indent=1))
         else:
-            Console(highlight=False).print(table(load, need))
+            Console(highlight=False).print(table(load, need, current(ctx).ids_memory_mb))
         ctx.exit(0 if need.fits else 1)
     verdicts = asyncio.run(examine(current(ctx)))
     if as_json:

@@ -31,7 +31,7 @@ _DEAD = 1 / 8
 """The share of a shelf that may be ids of buckets that were swept, about, before it is built anew."""
 _SPAN = 1 << 32
 """Buckets are held as numbers behind a base, 0 standing for a free slot."""
-_MERGED = 1 << 20
+_MERGED = 1 << 19
 """Ids of a run that is not merged any more: reading and sorting more would hold the others up."""
 _LITTLE = 64
 """Slots of a shelf that are not worth a run."""
@@ -332,7 +332,7 @@ class Shelves:
             return
         runs_bytes = sum(run.size_bytes for run in self._runs())
         allowed = max(disk.share_bytes - runs_bytes, disk.share_bytes // 4)
-        left = 2 * more + self.large
+        left = 4 * more
         for _ in self._shelves:
             if self._tables_bytes <= allowed or left <= 0:
                 return

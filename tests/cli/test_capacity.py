@@ -88,6 +88,46 @@ def test_ids_are_remembered_for_correct_for_at_forty_bytes() -> None:
     assert (need.ids, need.ids_bytes) == (400 * 3600, 400 * 3600 * 40)
 
 
+def test_ids_of_our_client_are_intervals_and_take_what_a_partition_takes_for_them() -> None:
+    """Half a minute of its envelopes: what the changelog has of them, and an hour in memory."""
+    load = replace(LOAD, envelope=50, producers=2)
+    plain = definitions({"stream": {"correct_for": "PT1H"}, "meters": [meter("calls", "count", windows=["PT1H"])]})
+    need, singly = (needs(asked, plain, SETTINGS) for asked in (load, replace(load, envelope=1)))
+    assert need.ids == singly.ids
+    assert need.ids_bytes * 1000 < singly.ids_bytes
+
+    world = World(plain)
+    metering = MeteringProcess(world)
+    stored = 0
+    for checkpoint in range(6):
+        at_ms = NOON + checkpoint * SETTINGS.checkpoint_ms
+        for envelope in range(40):
+            begin = (checkpoint * 20 + envelope // 2) * 50
+            events = [usage(f"run{envelope % 2}-0-{begin + at}", at_ms, n=1) for at in range(50)]
+            world.use(*events, at_ms=at_ms)
+        metering.read()
+        stored += sum(len(entry.value or b"") for entry in metering.table.ids.touched())
+    assert metering.table.ledger.counted == 30 * LOAD.events_s
+    less = singly.streams[SETTINGS.metering_state_topic].bytes_s - need.streams[SETTINGS.metering_state_topic].bytes_s
+    assert 2 * LOAD.events_s * 16 - less == pytest.approx(2 * stored / 30, rel=0.2), "with snapshots, twice"
+    assert metering.table.ids.size_bytes < need.ids_bytes < 5 * metering.table.ids.size_bytes
+
+
+def test_ids_beyond_a_workers_memory_are_said_to_go_to_its_disk(tmp_path: Path) -> None:
+    file = tmp_path / "meters.yaml"
+    file.write_text("meters:\n  - {slug: calls, event_type: call, aggregation: count, windows: [PT1H]}\n")
+    run = CliRunner()
+    environment = {"METERLINE_METERS": str(file), "METERLINE_IDS_MEMORY_MB": "100"}
+    command = ["check", "--load", "1000", "--keys", "100"]
+    assert re.search(
+        r"ids remembered +86,400,000, at most 3\.5 GB .*disk",
+        run.invoke(group, command, env=environment).stdout,
+        re.DOTALL,
+    )
+    packed = run.invoke(group, [*command, "--envelope", "100", "--producers", "3"], env=environment).stdout
+    assert re.search(r"ids remembered +86,400,000, at most 0\.\d MB", packed) and "disk" not in packed
+
+
 def test_more_than_a_namespace_has_is_said_and_is_the_exit_code(tmp_path: Path) -> None:
     file = tmp_path / "meters.yaml"
     file.write_text("meters:\n  - {slug: calls, event_type: call, aggregation: count, windows: [PT1H]}\n")
