@@ -1,8 +1,9 @@
-"""Where the time of an event goes in METERING: `make bench-hotpath`, section The hot path of `bench/RESULTS.md`.
+"""Where the time of an event goes: `make bench-hotpath`, section The hot path of `bench/RESULTS.md`.
 
-Four source partitions are metered by the stage itself in one process, from fetched bytes to packed records, with no broker
-and no thread beside it. Its parts are timed by the CPU clock of the thread, each without the parts inside of it. Between
-them one event at a time is decoded by msgspec as a consumer would: the same machine's *decode*, which moves as its speed does.
+Four source partitions are metered and four of partials joined by the stages themselves in one process, from fetched bytes to
+packed chunks, with no broker and no thread beside it. Parts are timed by the CPU clock of the thread, each without the parts
+inside of it. Between them one event at a time is decoded by msgspec as a consumer would: the same machine's *decode*, which
+moves as its speed does.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from bench.field.meterline import meters_yaml
 from bench.results import busy, machine, table, today, write_section
 from schemas.definitions import Definitions
 from schemas.meters import parse
-from schemas.records import Batch, PackedRecords
+from schemas.records import Batch, Out, PackedRecords, Record
 from schemas.shapes import Shapes
 from streams import counting
+from streams.closing import Closing
 from streams.counting import SLICE_BYTES, SLICE_RECORDS, Counting
 from streams.folding import Folding
 from streams.metering import Metering, Topics
+from tables.closing import ClosingTable
 from tables.dedupe import KnownIds
 from tables.durable import Durable
 from tables.effects import Procedure, Produce
@@ -48,8 +51,10 @@ _CASES = (
     ("single records, 1,000 keys", 1_000, False),
     ("envelopes, 1,000 keys", 1_000, True),
     ("single records, 100,000 keys", 100_000, False),
+    ("envelopes, 100,000 keys", 100_000, True),
+    ("envelopes, 1,000,000 keys", 1_000_000, True),
 )
-UNPACK, SHAPES, COLUMNS, ORDER, DIGESTS, IDS, FOLD, REST, EMIT, CHECKPOINT = (
+UNPACK, SHAPES, COLUMNS, ORDER, DIGESTS, IDS, FOLD, REST, EMIT, CHECKPOINT, JOIN, CLOSED = (
     "batches into columns (`transport/fetching.py`)",
     "what stands around the values (`schemas/shapes.py`)",
     "times, subjects, quantities (`schemas/columns.py`)",
@@ -59,7 +64,9 @@ UNPACK, SHAPES, COLUMNS, ORDER, DIGESTS, IDS, FOLD, REST, EMIT, CHECKPOINT = (
     "sums per window (`streams/folding.py`)",
     "the rest of the step",
     "packed partials",
-    "checkpoints",
+    "METERING's checkpoints",
+    "the join (`tables/joined.py`)",
+    "CLOSING's checkpoints",
 )
 _PARTS: tuple[tuple[Any, str, str], ...] = (
     (Shapes, "split", SHAPES),
@@ -161,6 +168,7 @@ def fetches(keys: int, events: int, *, envelopes: bool) -> list[Fetch]:
 def measure(title: str, given: list[Fetch], definitions: Definitions) -> Measured:
     """One run over all fetches; the first of them are not timed."""
     stages = [_stage(definitions, partition) for partition in range(PARTITIONS)]
+    joining = [_closing(definitions, partition) for partition in range(PARTITIONS)]
     now_ms = int(time.time() * 1000)
     decode = _yard(given[0])
     watch, yards, before = Stopwatch(), [], 0
@@ -171,13 +179,16 @@ def measure(title: str, given: list[Fetch], definitions: Definitions) -> Measure
             records = watch.timed(UNPACK, partial(_unpacked, fetch, now_ms))
             for part in records.parts(SLICE_RECORDS, SLICE_BYTES):
                 stage.step(Batch(part.offsets[0], part.offsets[-1] + 1, part))
-            for every, what, work in (
-                (_EMIT_EVERY, EMIT, Metering.emit),
-                (_CHECKPOINT_EVERY, CHECKPOINT, Metering.checkpoint),
-            ):
-                if number % every == 0:
-                    for one in stages:
-                        watch.timed(what, partial(_performed, work(one)))
+            if number % _EMIT_EVERY == 0:
+                for one in stages:
+                    sent = watch.timed(EMIT, partial(_performed, one.emit()))
+                    watch.timed(JOIN, partial(_joined, joining, sent))
+            if number % _CHECKPOINT_EVERY == 0:
+                for one in stages:
+                    sent = watch.timed(CHECKPOINT, partial(_performed, one.checkpoint()))
+                    watch.timed(JOIN, partial(_joined, joining, sent))
+                for other in joining:
+                    watch.timed(CLOSED, partial(_performed, other.checkpoint()))
             yards.append(decode())
             if number == warm:
                 watch.spent_s.clear()
@@ -236,15 +247,35 @@ def _unpacked(fetch: Fetch, now_ms: int) -> PackedRecords:
     return read[0]
 
 
-def _performed(procedure: Procedure[Any]) -> None:
-    """To its end; what it produces is accepted."""
+def _closing(definitions: Definitions, partition: int) -> Closing:
+    held = ClosingTable(PARTITIONS, definitions.stream.correct_for_ms, ("cosmos",))
+    durable = Durable(held, "partials", "state", partition, PARTITIONS, definitions.digest, "bench")
+    return Closing(definitions, "partials", partition, durable, held)
+
+
+def _joined(stages: list[Closing], sent: list[Out]) -> None:
+    """What was sent is folded by whom it was sent to, as one fetch of each; nobody listens to the feed."""
+    for target, stage in enumerate(stages):
+        at = stage.table.position
+        values = [out.value for out in sent if out.topic == "partials" and out.partition == target]
+        stage.step(Batch(at, at + len(values), [Record(at + n, 0, None, value) for n, value in enumerate(values)]))
+        stage.take_changed()
+        stage.revised.clear()
+
+
+def _performed(procedure: Procedure[Any]) -> list[Out]:
+    """To its end; what it produces is accepted, and given."""
     answer: Any = None
+    produced: list[Out] = []
     try:
         while True:
             effect = procedure.send(answer)
-            answer = [0] * len(effect.records) if isinstance(effect, Produce) else None
+            answer = None
+            if isinstance(effect, Produce):
+                produced += effect.records
+                answer = [0] * len(effect.records)
     except StopIteration:
-        pass
+        return produced
 
 
 def _read(stages: list[Metering]) -> int:

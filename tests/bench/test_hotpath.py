@@ -36,6 +36,14 @@ def test_everything_is_counted_and_every_part_is_in_the_table(envelopes: bool) -
     given = hotpath.fetches(1_000, 60_000, envelopes=envelopes)
     run = hotpath.measure("some events", given, parse(meters_yaml()))
     assert 0 < run.events < 61_000
-    assert {hotpath.UNPACK, hotpath.SHAPES, hotpath.COLUMNS, hotpath.IDS, hotpath.FOLD, hotpath.REST} <= set(run.us)
+    assert {
+        hotpath.UNPACK,
+        hotpath.SHAPES,
+        hotpath.COLUMNS,
+        hotpath.IDS,
+        hotpath.FOLD,
+        hotpath.REST,
+        hotpath.JOIN,
+    } <= set(run.us)
     text = hotpath.section([run], "here")
     assert all(part in text for part in run.us) and f"Some events: {run.events:,} events" in text
