@@ -82,13 +82,20 @@ def hash_of(letters: Array, start: int, stop: int, salt: Array) -> Any:
 
 
 @kernel
+def keys_hashed(letters: Array, starts: Array, stops: Array, salt: Array, hashes: Array) -> None:
+    """The hashes of keys; by themselves, so that the processor looks into the index for many keys at once."""
+    for row in range(len(starts)):
+        hashes[row] = hash_of(letters, starts[row], stops[row], salt)
+
+
+@kernel
 def key_slots(
     letters: Array,
     starts: Array,
     stops: Array,
     row: int,
     add: bool,
-    salt: Array,
+    hashes: Array,
     index: Array,
     arena: Array,
     places: Array,
@@ -100,7 +107,7 @@ def key_slots(
 ) -> int:
     """Finds rows from `row` on in a table of keys, or adds them. Gives the row it came to: all, or the one there is no room for.
 
-    index: open addressing, a hash in the upper half of a word and slot + 1 in the lower; 0 is empty. places, lengths: of each
+    hashes: of each row, as `keys_hashed` has them. index: open addressing, a hash in the upper half of a word and slot + 1 in the lower; 0 is empty. places, lengths: of each
     slot's key in the arena, length -1 where it is free. free: a stack of slots.
     """
     mask = np.uint64(len(index) - 1)
@@ -108,7 +115,7 @@ def key_slots(
     for at in range(row, len(starts)):
         start, stop = starts[at], stops[at]
         length = stop - start
-        found = hash_of(letters, start, stop, salt)
+        found = hashes[at]
         place = (found >> np.uint64(32)) & mask
         slots[at] = -1
         new[at] = False

@@ -22,6 +22,7 @@ from tables.kernels import (
     USED,
     key_slots,
     keys_beginning,
+    keys_hashed,
     keys_indexed,
     keys_moved,
     keys_removed,
@@ -84,10 +85,12 @@ class KeyTable:
             still(texts.starts, np.int64),
             still(texts.stops, np.int64),
         )
+        hashes = np.empty(rows, np.uint64)
+        keys_hashed(letters, starts, stops, _SALT, hashes)
         row = 0
         while True:
             row = key_slots(
-                letters, starts, stops, row, add, _SALT, self._index, self._arena, self._places, self._lengths, self._free,
+                letters, starts, stops, row, add, hashes, self._index, self._arena, self._places, self._lengths, self._free,
                 self._counts, slots, new,
             )  # fmt: skip
             if row == rows:
