@@ -107,8 +107,8 @@ def key_slots(
 ) -> int:
     """Finds rows from `row` on in a table of keys, or adds them. Gives the row it came to: all, or the one there is no room for.
 
-    hashes: of each row, as `keys_hashed` has them. index: open addressing, a hash in the upper half of a word and slot + 1 in the lower; 0 is empty. places, lengths: of each
-    slot's key in the arena, length -1 where it is free. free: a stack of slots.
+    hashes: of each row, as `keys_hashed` has them. index: open addressing, a hash in the upper half of a word and slot + 1 in
+    the lower; 0 is empty. places, lengths: of each slot's key in the arena, length -1 where it is free. free: a stack of slots.
     """
     mask = np.uint64(len(index) - 1)
     low = np.uint64(0xFFFFFFFF)
