@@ -23,7 +23,7 @@ from bench.field.contestants import Contestant
 from bench.field.install import installed
 from bench.field.meterline import MEMBERS, TWO_WORKERS
 from bench.field.peers import FLOORS, PEERS
-from bench.field.plan import FULL, QUICK, TOO_SLOW, Plan, Step, Taking, missing, steps
+from bench.field.plan import FULL, LEFT_OUT, QUICK, Plan, Step, Taking, missing, steps
 from bench.field.records import Runs
 from bench.field.report import Occasion, section, write_plots
 from bench.field.sitting import Cores, Sitting
@@ -83,7 +83,7 @@ def left_out(plan: Plan, trace: Path | None, members: Sequence[Contestant], runs
     if not plan.others:
         found.append("100,000 and 1,000,000 keys, uniform and new ones, and the trace: only in a full run")
     else:
-        found.append(TOO_SLOW)
+        found += LEFT_OUT
         if trace is None:
             found.append(f"{TRACE}: `make bench TRACE=` names no directory that holds it")
     if not plan.latency_s:
