@@ -1,0 +1,50 @@
+"""What many new keys ask for besides is waited for, and no longer than it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from bench.field import measure
+from bench.field.contestants import Running
+
+
+class Working:
+    """CPU time as it is read, one reading after the other. read: how often it was."""
+
+    def __init__(self, readings: Iterator[float]) -> None:
+        self._readings = readings
+        self.read = 0
+
+    def cpu_s(self) -> float:
+        self.read += 1
+        return next(self._readings)
+
+    def check(self) -> None:
+        """It runs."""
+
+
+@pytest.mark.parametrize(
+    ("readings", "read"),
+    [([5.0, 5.1], 2), ([5.0, 6.0, 6.5, 6.6, 9.9], 4), ([5.0, 5.31, 5.4], 3)],
+    ids=["it rests already", "it works for a while", "a little is work, too"],
+)
+async def test_a_contestant_is_rested_when_it_has_hardly_worked_between_two_readings(
+    monkeypatch: pytest.MonkeyPatch, readings: list[float], read: int
+) -> None:
+    async def at_once(_: float) -> None:
+        """No test waits."""
+
+    monkeypatch.setattr(measure.asyncio, "sleep", at_once)
+    working = Working(iter(readings))
+    await measure.rested(cast(Running, working))
+    assert working.read == read
+
+
+async def test_one_that_never_rests_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RESTED_MOST_S", 0.0)
+    working = Working(iter([5.0]))
+    await measure.rested(cast(Running, working))
+    assert working.read == 1
