@@ -239,6 +239,18 @@ MUTANTS = (
         "                self._shelves.find(astray, ids.words, elsewhere)\n", "                pass\n", 200,
     ),
     _one(
+        "the last counter of an interval is not in it", "§4", "tables/id_kernels.py",
+        "if below > 0 and counter <= stops[place]:", "if below > 0 and counter < stops[place]:", 60,
+    ),
+    _one(
+        "an interval grows over a gap", "§4", "tables/id_kernels.py",
+        "stops[place - 1] + 1 == start", "stops[place - 1] + 2 >= start", 60,
+    ),
+    _one(
+        "an id in a table is known whatever its time", "§4", "tables/id_kernels.py",
+        "if (code != 0 and code >= floors[row])", "if (code != 0)", 200, "long",
+    ),
+    _one(
         "the intervals of lanes are in no checkpoint", "§2.2", "tables/dedupe.py",
         "for piece in self._lanes.touched(self._swept):", "for piece in ():", 200,
     ),

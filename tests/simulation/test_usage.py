@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -48,12 +49,13 @@ def seen(drawn: dict[str, Any], sent: list[Sent]) -> set[str]:
     counted: dict[tuple[str, str], tuple[int, int]] = {}
     places: dict[tuple[str, str], set[int]] = {}
     highest: Counter[int] = Counter()
+    envelopes: dict[tuple[int, bytes | None], int] = {}
     for record, record_fates in zip(sent, fates, strict=True):
         for kind, raw in {"none": None, "empty": b"", "no elements": b"[]", "no text": b"\xff\xfe"}.items():
             kinds |= {f"{kind} record"} if record.value == raw else set()
         if "malformed" in record_fates and len(record_fates) == 1:
             continue
-        elements = json.loads(record.value or b"null")
+        kinds |= _counting(record, elements := json.loads(record.value or b"null"), envelopes)
         for event, fate in zip(elements if isinstance(elements, list) else [elements], record_fates, strict=True):
             if fate in ("tick", "tick_refused"):
                 kinds |= {"tick in an envelope" if len(record_fates) > 1 else "tick alone"}
@@ -79,6 +81,24 @@ def seen(drawn: dict[str, Any], sent: list[Sent]) -> set[str]:
     return kinds
 
 
+def _counting(record: Sent, elements: Any, envelopes: dict[tuple[int, bytes | None], int]) -> set[str]:
+    """What an envelope of a producer whose ids end in counters has. envelopes: when those before it were sent."""
+    runs = re.findall(r"run(\d+)-(\d+)-(\d+)", json.dumps(elements))
+    if len(runs) < 6:
+        return set()
+    counters = [int(counter) for _, _, counter in runs]
+    kinds = {"ids that count"} | ({"a producer began anew"} if any(int(run) for run, _, _ in runs) else set())
+    kinds |= (
+        {"a gap between counters"}
+        if counters == sorted(counters) and counters[-1] - counters[0] >= len(counters)
+        else set()
+    )
+    before_ms = envelopes.setdefault((record.source, record.value), record.at_ms)
+    if before_ms < record.at_ms:
+        kinds |= {"an envelope again, late" if record.at_ms - before_ms > 60_000 else "an envelope again"}
+    return kinds
+
+
 def _ahead(oracle: Oracle, record: Sent, position: int) -> bool:
     known = oracle.known(record.source, position)
     return any(bucket * oracle.bucket_ms > record.at_ms for bucket in known.values())
@@ -94,6 +114,8 @@ COMMON = ["counted", "read", "single", "envelope", "late", "too_late", "malforme
 SOMETIMES = [
     *("invalid", "future", "unmatched", "keyless", "ticks", "ticks_refused", "tick in an envelope", "tick alone"),
     *("near duplicate", "far duplicate", "counted again", "an id in two partitions", "event ahead of its record"),
+    *("ids that count", "a gap between counters", "a producer began anew"),
+    *("an envelope again", "an envelope again, late"),
     *("none record", "empty record", "no elements record", "no text record"),
     *("a subject on several partitions", "2 partitions used", "3 partitions used"),
 ]

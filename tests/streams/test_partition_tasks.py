@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from schemas.errors import MeterlineError
+from schemas.errors import DiskFailed, MeterlineError
 from schemas.records import Batch, Record
 from streams import tasks
 from streams.clock import SystemClock
 from streams.restoring import Restoring
 from streams.tasks import ClosingTask, MeteringTask, Pace, PartitionTask
+from tables.dedupe import KnownIds
 from tables.effects import Commit, Effect, Produce
 from tests.usage import MINUTE, NOON, definitions, meter, usage
 from tests.world import PARTIALS, USAGE, ClosingProcess, Crash, MeteringProcess, Process, World
@@ -352,6 +353,25 @@ async def test_a_defect_stops_its_partition_and_not_in_silence(world: World, cap
     await broken.hand_over()
     assert world.committed[USAGE, 0] == 0, "a state that a step has left half done is never checkpointed"
     await broken.close()
+
+
+async def test_a_disk_that_fails_stops_its_partition_and_nothing_is_committed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = Owner(world)
+    owner.task.start()
+    await until(lambda: owner.task.state == "running")
+
+    def full(*_: object) -> None:
+        raise DiskFailed("cannot write known ids at 12.run: No space left on device", hint="make room")
+
+    monkeypatch.setattr(KnownIds, "count", full)
+    await owner.task.offer(owner.batch(0, 5))
+    await until(lambda: owner.task.state == "stopped")
+    assert "No space left on device -> make room" in str(owner.task.stopped) and not owner.gone
+    await owner.task.hand_over()
+    await owner.task.close()
+    assert world.committed[USAGE, 0] == 0
 
 
 async def test_after_a_failed_send_nothing_is_accepted_any_more(world: World) -> None:
