@@ -21,6 +21,7 @@ from schemas.records import Batch, PackedRecords, Record
 from schemas.times import format_rfc3339
 from streams.closing import Closing
 from streams.deployment import Deployment
+from streams.live_kernels import let_go, noted
 from streams.metering import Metering, Topics
 from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
 from tables.runs import Disk
@@ -87,6 +88,10 @@ class _Lists:
         values = self._logs.get("partials", [])
         records = [Record(at, 0, b"", values[at]) for at in range(stage.table.position, len(values))]
         stage.step(Batch(stage.table.position, len(values), PackedRecords.of(records)))
+        moved = stage.take_changed()  # what somebody who listens, or asks for a subject, has run
+        bits = np.zeros(len(moved) + 1, np.uint8)
+        let_go(moved[: noted(moved, bits, np.empty(len(moved), np.int64))], bits)
+        list(stage.table.select("warming"))
         self._perform(stage, stage.checkpoint(snapshot_due=True))
 
     def _perform(self, stage: Metering | Closing, procedure: Procedure[Any]) -> None:
