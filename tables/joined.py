@@ -56,7 +56,7 @@ ASIDE = -2
 """Places of an amount that stands aside."""
 PACKED = 9
 """Columns of a block of shares: the source, and those of `Rows`."""
-_LEAST = 1024
+_LEAST = 16
 _WORD = (1 << 64) - 1
 
 

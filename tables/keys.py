@@ -30,8 +30,8 @@ from tables.kernels import (
 
 Flags = npt.NDArray[np.bool_]
 
-_LEAST = 1024
-_COMPACTED = 1 << 16
+_LEAST = 16
+_COMPACTED = 1 << 12
 """Bytes of garbage that are not worth a thought."""
 _SALT = np.array([secrets.randbits(64), secrets.randbits(64)], np.uint64)
 

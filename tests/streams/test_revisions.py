@@ -83,6 +83,9 @@ def test_a_change_that_leaves_the_value_where_it_was_is_a_revision_of_its_events
 
 def test_what_is_pending_at_the_seal_leaves_as_a_last_revision() -> None:
     stage = closed()
+    slot = stage.process.table.windows.slot(key())
+    shown = stage.process.stage.describe_slot(slot)
+    assert shown == stage.process.stage.describe(key()) and shown is not None
     stage.partial(4, 40)
     stage.mark(SEALS - 10)
     assert stage.last() == (2, "40", "10", "late", 4)
@@ -92,7 +95,7 @@ def test_what_is_pending_at_the_seal_leaves_as_a_last_revision() -> None:
     stage.mark(SEALS)
     assert stage.last() == (3, "50", "10", "seal", 5)
     assert stage.process.table.windows == {} and stage.process.table.counters.windows_sealed == 1
-    assert stage.process.stage.describe(key()) is None
+    assert stage.process.stage.describe(key()) is None and stage.process.stage.describe_slot(slot) is None
 
 
 def test_a_watermark_that_leaps_over_everything_closes_and_seals_at_once() -> None:

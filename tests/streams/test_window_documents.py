@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from schemas.definitions import Window
 from schemas.times import format_rfc3339, parse_rfc3339
 from schemas.windows import Revision, WindowKey, session_id, window_id
-from tests.streams.stage import CLOSES, Stage, digest
+from tests.streams.stage import CLOSES, Stage, digest, key
 from tests.usage import NOON
 
 SIZES = [Window.parse(f"PT{minutes}M").size for minutes in range(1, 1441) if 1440 % minutes == 0]
@@ -24,11 +24,21 @@ FORBIDDEN = set("/\\?#")
 def test_a_window_in_memory_is_found_by_its_id() -> None:
     stage = Stage()
     stage.partial(3, "30.50")
-    key = WindowKey("acme", "sum", (), NOON, "PT1M")
     closing = stage.process.stage
-    assert closing.find(window_id(key)) == key
-    assert closing.find(window_id(key._replace(subject="nobody"))) is None
+    assert closing.find(window_id(key())) == key()
+    assert closing.find(window_id(key(subject="nobody"))) is None
     assert closing.find("another~PT1M~20260101T120000Z~aaaaaaaaaaaaaaaaaaaaaaaaaa") is None
+
+
+def test_the_windows_of_a_subject_are_those_of_no_other_that_begins_alike() -> None:
+    stage = Stage()
+    for subject in ("acme", "acme2", "ac", "x" * 40, "x" * 300):
+        stage.partial(1, 1, subject=subject)
+        stage.partial(1, 1, "max", subject=subject)
+    select = stage.process.table.select
+    for subject in ("acme", "ac", "x" * 40, "x" * 300):
+        assert sorted(key for key, _ in select(subject)) == [key("max", subject), key("sum", subject)]
+    assert list(select("a")) == [] and len(list(select())) == 10
 
 
 def test_a_document_has_exactly_the_promised_fields() -> None:

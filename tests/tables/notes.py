@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
+import msgspec
+
 from schemas import changelog
 from schemas.changelog import Chunk, Entry
 from tests.usage import definitions, meter
@@ -20,7 +22,7 @@ class Notes:
 
     stage = "metering"
     additive = frozenset({"thing"})
-    packed: frozenset[str] = frozenset()
+    packed = frozenset({"block"})
 
     def __init__(self) -> None:
         self.block_max = 0
@@ -60,7 +62,7 @@ class Notes:
         self.notes[key.decode()] = value.decode()
 
     def restore_block(self, kind: str, block: bytes) -> tuple[int, int]:
-        raise AssertionError("nothing is packed")
+        raise msgspec.DecodeError("no block of notes is one")
 
     def unite(self, kind: str, key: bytes, piece: bytes) -> None:
         self.things.add(piece)

@@ -162,11 +162,12 @@ def test_a_changelog_of_another_partition_count() -> None:
     assert "never change in place" in error.hint
 
 
-def test_a_record_that_looks_like_a_chunk_and_holds_no_entries() -> None:
+@pytest.mark.parametrize("entries", ["not a list of entries", [["block", b"", b"no block"]]])
+def test_a_record_that_looks_like_a_chunk_and_holds_no_entries(entries: object) -> None:
     made = kept()
     records = made.logs[STATE, 0].records
     fields = msgspec.msgpack.decode(records[1].value or b"")
-    fields[-1] = "not a list of entries"
+    fields[-1] = entries
     records[1] = records[1]._replace(value=msgspec.msgpack.encode(fields))
     assert "record 1 of state is no chunk of a checkpoint" in stopped(made).what
 
