@@ -338,6 +338,7 @@ class ClosingTable:
 
     def restore_block(self, kind: str, block: bytes) -> tuple[int, int]:
         """See `tables.replay.Restorable`."""
+        self.joined.restore_waiting(self._gone_since)
         if kind == "shares":
             return self.joined.restore_block(block, self._gone_since)
         keys, _ = blocks.unpack(block, 0)
@@ -351,6 +352,7 @@ class ClosingTable:
     def restored(self, position: int) -> int:
         """See `tables.replay.Restorable`. `schedule_restored` must follow for every window."""
         self.position = self._started_at = position
+        self.joined.restore_waiting(self._gone_since)
         self._gone_since = KeyTable()
         self.outbox.restored()
         for key in [key for key in self.members if key not in self.windows]:

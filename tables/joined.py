@@ -14,7 +14,7 @@ import numpy as np
 
 from schemas import blocks
 from schemas.changelog import Entry
-from schemas.partials import Contribution, amount_of, decode_share, encode_share, scaled
+from schemas.partials import COLUMNS, Contribution, amount_of, decode_share, encode_share, scaled
 from schemas.texts import Flags, Places, Texts
 from tables.closing_kernels import (
     CHANGED,
@@ -51,6 +51,7 @@ from tables.closing_kernels import (
     windows_removed,
 )
 from tables.keys import KeyTable, grown, lengthened
+from tables.portions import WAITING
 
 ASIDE = -2
 """Places of an amount that stands aside."""
@@ -79,6 +80,7 @@ class Joined:
         self.windows = np.full((_LEAST, WINDOW_WORDS), NONE, np.int64)
         self._shares = np.full((_LEAST, SHARE_WORDS), NONE, np.int64)
         self._aside: dict[int, tuple[Decimal | None, tuple[int, int, int] | None]] = {}
+        self._waiting: list[tuple[bytes, bytes]] = []
         self._free = np.zeros(_LEAST, np.int64)
         self._counts = np.zeros(5, np.int64)
         self._touched = np.zeros(_LEAST, np.int64)
@@ -235,16 +237,26 @@ class Joined:
         return int(np.count_nonzero(taken.shares >= 0)), every
 
     def restore_share(self, name: bytes, value: bytes, gone: KeyTable) -> None:
-        """An entry of one share, as `restore_block`."""
-        source, _, key = name.partition(b"|")
-        if len(gone) and gone.slot(key) >= 0:
-            return
-        version, share = decode_share(value)
-        slots, _ = self.open(Texts.of([key]), np.array([version]))
-        words = np.array([words_of(version, share)], np.int64)
-        taken = self.join(np.array([int(source)]), slots, words, newest_first=True)
-        if taken.shares[0] >= 0 and words[0, -1] == ASIDE:
-            self.put_aside(int(taken.shares[0]), share.amount, share.at)
+        """An entry of one share; it may wait for `restore_waiting`, which must come before the next block."""
+        self._waiting.append((name, value))
+        if len(self._waiting) >= WAITING:
+            self.restore_waiting(gone)
+
+    def restore_waiting(self, gone: KeyTable) -> None:
+        """Entries of single shares since the last call, as `restore_block`."""
+        waiting, self._waiting = self._waiting, []
+        names = [name.partition(b"|") for name, _ in waiting]
+        keys = Texts.of([key for _, _, key in names])
+        kept = gone.slots_of(keys, False)[0] < 0
+        found = [decode_share(value) for _, value in waiting]
+        values = np.array([words_of(*one) for one in found], np.int64).reshape(-1, COLUMNS)
+        slots = np.full(len(waiting), NONE)
+        slots[kept] = self.open(keys.only(kept), values[kept, 0])[0]
+        sources = np.array([int(source) for source, _, _ in names], np.int64)
+        taken = self.join(sources, slots, values, newest_first=True).shares
+        aside = np.flatnonzero((taken != NONE) & (values[:, -1] == ASIDE)).tolist()
+        for row in aside:
+            self.put_aside(int(taken[row]), found[row][1].amount, found[row][1].at)
 
     def _contribution(self, share: int, words: list[int]) -> Contribution:
         amount, at = self._aside[share] if words[PLACES] == ASIDE else (amount_of(words[UNITS], words[PLACES]), None)

@@ -21,7 +21,7 @@ from tables.dedupe import KnownIds, Unit
 from tables.gaps import Gap
 from tables.keys import KeyTable, grown
 from tables.ledger import Ledger
-from tables.portions import Portion, gone_entries, portions
+from tables.portions import WAITING, Portion, gone_entries, portions
 from tables.runs import Disk
 from tables.shares import Shares
 
@@ -150,6 +150,7 @@ class MeteringTable:
         self._started_at = -1
         self._early_members: dict[bytes, set[bytes]] = {}
         self._gone_since = KeyTable()
+        self._waiting: list[tuple[bytes, bytes]] = []
 
     def raise_watermark(self, time_ms: int) -> None:
         """The partition's clock moves on, never back; partials and ids that this seals or makes too old are forgotten."""
@@ -312,17 +313,25 @@ class MeteringTable:
         if kind == "meta":
             self._restore_meta(_meta_decoder.decode(value))
             return
-        if self._gone_since.slot(key) >= 0:
-            return
-        slots, new = self.keys.slots_of(Texts.of([key]), True)
-        if new[0]:
-            saved, slot = _saved_decoder.decode(value), int(slots[0])
-            self._make(slots)
+        self._waiting.append((key, value))
+        if len(self._waiting) >= WAITING:
+            self._restore_waiting()
+
+    def _restore_waiting(self) -> None:
+        """Partials that came one by one since the last block, the newest first."""
+        waiting, self._waiting = self._waiting, []
+        keys = Texts.of([key for key, _ in waiting])
+        kept = np.flatnonzero(self._gone_since.slots_of(keys, False)[0] < 0)
+        slots, new = self.keys.slots_of(keys.only(kept), True)
+        self._make(slots[new])
+        for row, slot in zip(kept[new].tolist(), slots[new].tolist(), strict=True):
+            saved = _saved_decoder.decode(waiting[row][1])
             self.shares.put(slot, Share.of(saved.share))
             self._seal_ms[slot], self._versions[slot] = saved.seal_ms, saved.version
 
     def restore_block(self, kind: str, block: bytes) -> tuple[int, int]:
         """See `tables.replay.Restorable`."""
+        self._restore_waiting()
         if kind == "gone":
             keys, _ = blocks.unpack(block, 0)
             self._gone_since.slots_of(keys, True)
@@ -349,6 +358,7 @@ class MeteringTable:
     def restored(self, position: int) -> int:
         """See `tables.replay.Restorable`. Members whose window is sealed are dropped, ids that are too late evicted."""
         self.position = self._started_at = position
+        self._restore_waiting()
         for name, members in self._early_members.items():
             slot = self.keys.slot(name)
             if slot >= 0:

@@ -10,6 +10,8 @@ from schemas.changelog import Entry
 from schemas.texts import Texts
 
 _PLACES = 4096
+WAITING = 500
+"""Entries of single keys that are restored at once: much cheaper, and still nothing that holds others up."""
 
 
 class Portion(NamedTuple):

@@ -99,12 +99,15 @@ def restored(entries: list[portions.Entry]) -> Joined:
     """The newest first, as recovery does."""
     again, gone = Joined(), KeyTable()
     for entry in reversed(entries):
+        if entry.kind != "share":
+            again.restore_waiting(gone)
         if entry.kind == "gone":
             gone.slots_of(portions.blocks.unpack(entry.value or b"", 0)[0], True)
         elif entry.kind == "shares":
             again.restore_block(entry.value or b"", gone)
         else:
             again.restore_share(entry.key, entry.value or b"", gone)
+    again.restore_waiting(gone)
     return again
 
 
