@@ -105,11 +105,6 @@ MUTANTS = (
         "        self._gone_since.slots_of(keys, True)\n", "",
     ),
     _one(
-        "a removal does not compete", "§2.3", "tables/replay.py",
-        "                known.add(key)\n                if value is not None:",
-        "                if value is not None:\n                    known.add(key)",
-    ),
-    _one(
         "chunks older than the snapshot count", "§2.3", "tables/replay.py",
         "if label.end > self.through or label.end < self.floor:", "if label.end > self.through:", 600, "snapshots",
     ),
@@ -292,10 +287,10 @@ MUTANTS = (
         "        self.ids.evict(time_ms)\n", "",
     ),
 )  # fmt: skip
-"""Not here, since rule 1 makes them harmless: delivering before acceptance (the same revision comes again), delivery marks by
-the last instead of the maximum, a zombie that goes on after a refused commit; and sending the members of a unique count once
-instead of until a checkpoint has them, since a flush that is not acknowledged ends the membership, and the next owner folds and
-sends them again."""
+"""Not here, since rule 1 makes them harmless: delivering before acceptance (the same revision comes again), a removal from the
+outbox that does not compete in recovery (again the same), delivery marks by the last instead of the maximum, a zombie that goes
+on after a refused commit; and sending the members of a unique count once instead of until a checkpoint has them, since a flush
+that is not acknowledged ends the membership, and the next owner folds and sends them again."""
 
 
 @dataclass(frozen=True, slots=True)
