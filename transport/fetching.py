@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import google_crc32c
@@ -31,11 +32,15 @@ from transport.throttling import Throttling
 conn.READER_LIMIT = 4 << 20
 """aiokafka's own, 64 KiB, has asyncio take the socket off its selector and put it back hundreds of times a fetch."""
 
-HELD_WAIT_MS = 50
-"""How long a broker may sit on a fetch that leaves out a partition whose last one is not read yet.
+READ_S = 0.02
+"""How long a fetch that leaves out a partition whose last one is not read yet waits here for that to be read: mostly it is
+read at once, and then one fetch of all takes its place."""
 
-A broker answers one request of a connection after the other: once that partition is read, its next fetch would wait behind.
-"""
+HELD_WAIT_MS = 20
+"""How long the broker may sit on it after that. It answers one request of a connection after the other: once the partition
+is read, its next fetch waits behind."""
+
+_NOTHING = SimpleNamespace(topics=[], API_VERSION=0)
 
 
 class Keeping:
@@ -59,6 +64,10 @@ class Keeping:
             return await self._client.send(node_id, request)
         asked = {TopicPartition(t, p): offset for t, partitions in request.topics for p, offset, _ in partitions}
         if self._some_held(node_id, asked):
+            read = self._fetcher._wait_consume_future
+            await asyncio.wait([read], timeout=READ_S)
+            if read.done():
+                return _NOTHING
             request._max_wait_ms = min(request._max_wait_ms, HELD_WAIT_MS)
         response = await self._client.send(node_id, request)
         self._throttling.answered("fetch", response)

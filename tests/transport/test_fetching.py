@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -211,6 +212,7 @@ class Fetcher:
         self.answers: list[Any] = []
         self.waits_ms: list[int] = []
         self._client = self._subscriptions = self
+        self._wait_consume_future = asyncio.get_running_loop().create_future()
 
     def assigned_partitions(self) -> set[TopicPartition]:
         return set(self.leaders)
@@ -253,6 +255,16 @@ async def test_a_fetch_that_leaves_a_partition_out_does_not_keep_its_broker_from
     await keeping.send(1, asking(1))
     await keeping.send(2, asking(2))
     assert fetcher.waits_ms == [1500, HELD_WAIT_MS, 1500]
+
+
+async def test_a_fetch_that_leaves_a_partition_out_gives_way_to_one_of_all_once_that_is_read() -> None:
+    """Or its broker would sit on it for want of anything new, and the partition with the backlog would wait."""
+    fetcher = Fetcher()
+    sent = asyncio.create_task(Keeping(fetcher, Throttling()).send(1, asking(1)))
+    await asyncio.sleep(0)
+    fetcher._wait_consume_future.set_result(None)
+    assert (await sent).topics == []
+    assert fetcher.waits_ms == [], "nothing was asked"
 
 
 async def test_a_fetch_that_was_throttled_is_counted() -> None:
