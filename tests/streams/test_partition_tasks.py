@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -466,7 +467,7 @@ async def test_a_log_that_has_nothing_more_starves_nobody(world: World) -> None:
 
 async def test_partials_leave_later_while_more_usage_has_come_already(world: World) -> None:
     """Behind, it folds first; once it has caught up, what changed leaves at once."""
-    owner = Owner(world, pace=replace(QUICK, emit_s=0.0, behind_s=3600.0, checkpoint_s=3600.0))
+    owner = Owner(world, pace=replace(QUICK, emit_s=0.0, behind_s=math.inf, checkpoint_s=math.inf))
     positions: list[int] = []
     owner.performer.gate = lambda effect: positions.append(owner.task.position)  # type: ignore[func-returns-value]
     await owner.task.offer(owner.batch(0, 2))
