@@ -31,6 +31,12 @@ def kernel(function: F) -> F:
     return compiled
 
 
+def part(function: F) -> F:
+    """A piece of kernels, compiled into each loop that calls it: a loop with a call in it is not done several rows at a time."""
+    compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)(function)
+    return compiled
+
+
 def _keep() -> None:
     """Says where compiled kernels are kept: beside this file, or where numba keeps them if that cannot be written."""
     found = hashlib.blake2b(digest_size=8)

@@ -16,6 +16,7 @@ import numpy as np
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from schemas.events import tick
+from schemas.ids import Ids
 from schemas.meters import parse
 from schemas.records import Batch, PackedRecords, Record
 from schemas.times import format_rfc3339
@@ -23,6 +24,7 @@ from streams.closing import Closing
 from streams.deployment import Deployment
 from streams.live_kernels import let_go, noted
 from streams.metering import Metering, Topics
+from tables.dedupe import KnownIds
 from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
 from tables.runs import Disk
 from tables.shelves import NEVER, Shelves
@@ -59,6 +61,7 @@ def _many_ids() -> None:
             bucket, elsewhere = np.full(100, number + 1), np.full(100, NEVER)
             shelves.count(rows, words, bucket, bucket, elsewhere, np.zeros(100, np.uint8))
             shelves.find(rows, words, elsewhere)
+    KnownIds(1000).known(Ids.of([("/warming", "lane-1")]))
 
 
 class _Lists:
