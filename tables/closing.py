@@ -16,9 +16,9 @@ from schemas.texts import Flags, Places, Texts
 from schemas.windows import WindowKey, beginning, decode_key, encode_key
 from tables.agenda import Agenda
 from tables.calendar import Ends
-from tables.closing_kernels import REVISED_AT, REVISION, SAID_EVENTS, SAID_HIGH, SAID_LOW, VERSION
+from tables.closing_kernels import ASIDE, REVISED_AT, REVISION, SAID_EVENTS, SAID_HIGH, SAID_LOW, VERSION
 from tables.gaps import Gap
-from tables.joined import ASIDE, Joined, words_of
+from tables.joined import Joined, words_of
 from tables.keys import KeyTable
 from tables.metering import member_pieces, split_members
 from tables.outbox import Outbox

@@ -23,7 +23,8 @@ CHANGED, MOVED = 1, 2
 SHARE_WORDS = 11
 NEXT, SOURCE, WINDOW, EVENTS, HIGH, LOW, FIRST, THROUGH, UNITS, PLACES, TOUCHED = range(SHARE_WORDS)
 """Of a share: the next one of its window, its source (-1: there is none here), its window, and what `Rows` says."""
-NONE = -1
+NONE, ASIDE = -1, -2
+"""No share; places of a share whose amount stands aside (`tables/joined.py`)."""
 
 SHARES, FREE, NOTED_TOUCHED, NOTED_CHANGED, NOTED_MOVED = range(5)
 """Counts: shares ever made, rows to be used again, and how many are in each list."""
@@ -162,4 +163,26 @@ def noted_windows(noted: Array, count: int, mark: int, windows: Array, found: Ar
             windows[slot, MARKS] &= ~mark
             found[size] = slot
             size += 1
+    return size
+
+
+@kernel
+def shares_parted(rows: Array, shares: Array, windows: Array, columns: Array, slots: Array, aside: Array) -> int:
+    """Shares as columns: their source, the version of their window, and what `Rows` says; slots: their windows.
+
+    columns: of shape (9, rows). Gives how many there are; those whose amount stands aside are left out, and in `aside`.
+    """
+    size = 0
+    for row in range(len(rows)):
+        share = rows[row]
+        if shares[share, PLACES] == ASIDE:
+            aside[row - size] = share
+            continue
+        slot = shares[share, WINDOW]
+        slots[size] = slot
+        columns[0, size] = shares[share, SOURCE]
+        columns[1, size] = windows[slot, VERSION]
+        for number in range(7):
+            columns[2 + number, size] = shares[share, EVENTS + number]
+        size += 1
     return size

@@ -17,6 +17,7 @@ from schemas.changelog import Entry
 from schemas.partials import COLUMNS, Contribution, amount_of, decode_share, encode_share, scaled
 from schemas.texts import Flags, Places, Texts
 from tables.closing_kernels import (
+    ASIDE,
     CHANGED,
     EVENTS,
     FIRST,
@@ -47,14 +48,13 @@ from tables.closing_kernels import (
     noted_touched,
     noted_windows,
     shares_joined,
+    shares_parted,
     windows_pending,
     windows_removed,
 )
 from tables.keys import KeyTable, grown, lengthened
 from tables.portions import WAITING
 
-ASIDE = -2
-"""Places of an amount that stands aside."""
 PACKED = 9
 """Columns of a block of shares: the source, and those of `Rows`."""
 _LEAST = 16
@@ -210,17 +210,16 @@ class Joined:
 
     def packed(self, shares: Places, limit: int) -> Iterator[Entry]:
         """Shares as entries: blocks of at most `limit` bytes, and those that stand aside one by one."""
-        words = self._shares[shares]
-        aside = words[:, PLACES] == ASIDE
-        for share, found in zip(shares[aside].tolist(), words[aside].tolist(), strict=True):
-            version = int(self.windows[found[WINDOW], VERSION])
-            name = b"%d|%b" % (found[SOURCE], self.keys.key(found[WINDOW]))
-            yield Entry("share", name, encode_share(version, self._contribution(share, found)))
-        words = words[~aside]
-        keys = self.keys.texts(words[:, WINDOW])
-        values = words[:, [SOURCE, SOURCE, EVENTS, HIGH, LOW, FIRST, THROUGH, UNITS, PLACES]].T.copy()
-        values[1] = self.windows[words[:, WINDOW], VERSION]
-        for portion in blocks.portions(keys, [*values], limit):
+        columns = np.empty((PACKED, len(shares)), np.int64)
+        slots, aside = np.empty(len(shares), np.int64), np.empty(len(shares), np.int64)
+        size = shares_parted(shares, self._shares, self.windows, columns, slots, aside)
+        for share in aside[: len(shares) - size].tolist():
+            words = self._shares[share].tolist()
+            version = int(self.windows[words[WINDOW], VERSION])
+            name = b"%d|%b" % (words[SOURCE], self.keys.key(words[WINDOW]))
+            yield Entry("share", name, encode_share(version, self._contribution(share, words)))
+        keys, values = self.keys.texts(slots[:size]), [column[:size] for column in columns]
+        for portion in blocks.portions(keys, values, limit):
             yield Entry("shares", b"", blocks.pack(keys.only(portion), [column[portion] for column in values]))
 
     def restore_block(self, block: bytes, gone: KeyTable) -> tuple[int, int]:

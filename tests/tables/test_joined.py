@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from schemas.partials import COLUMNS, Contribution
 from schemas.texts import Texts
 from tables import portions
-from tables.joined import ASIDE, Joined, words_of
+from tables.closing_kernels import ASIDE
+from tables.joined import Joined, words_of
 from tables.keys import KeyTable
 from tables.portions import gone_entries
 
