@@ -17,6 +17,8 @@ _T, _Z, _COLON, _PLUS = 84, 90, 58, 43
 _SECONDS = 19
 """Letters of a time up to its seconds."""
 _MOST_DIGITS = 18
+_LONG = 256
+"""Letters of a number at which it is left to a decoder: those refuse what has some thousands."""
 
 
 @kernel
@@ -60,7 +62,8 @@ def end_of_text(letters: Array, at: int, end: int) -> int:
 
 @kernel
 def end_of_number(letters: Array, at: int, end: int) -> int:
-    """Where a number that begins at `at` ends, as JSON writes it, without an exponent; -1 where there is none."""
+    """Where a number that begins at `at` ends, as JSON writes it, without an exponent; -1 where there is none, or a long one."""
+    begin = at
     if at < end and letters[at] == _MINUS:
         at += 1
     first = at
@@ -75,7 +78,7 @@ def end_of_number(letters: Array, at: int, end: int) -> int:
             at += 1
         if at == first:
             return -1
-    return at
+    return at if at - begin < _LONG else -1
 
 
 @kernel

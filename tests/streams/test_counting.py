@@ -9,6 +9,7 @@ import pytest
 
 from schemas.deadletters import DeadLetter
 from schemas.records import Batch
+from schemas.shapes import Shapes
 from simulation.usage import document
 from simulation.usage import usage as drawn_usage
 from tests import pictures
@@ -95,6 +96,22 @@ def test_a_batch_without_a_record_moves_on_all_the_same() -> None:
     process = MeteringProcess(world)
     process.stage.step(Batch(0, 3, []))
     assert process.table.position == 3
+
+
+def test_a_number_that_no_decoder_takes_makes_an_event_invalid_whatever_shape_is_known() -> None:
+    """It stands where no meter looks; and events of its shape came before it, or were not seen yet."""
+    values = [b"1", b"9" * 5000, b"9" * 400, b"0." + b"9" * 5000]
+    world = World(definitions({"meters": [meter("total")]}))
+    for number, value in enumerate(values):
+        event = orjson.dumps(usage(str(number), NOON, n=1, unread=777)).replace(b"777", value)
+        world.logs[USAGE, 0].append(event, b"k", NOON)
+    whole, fresh = (MeteringProcess(world, recovers=False) for _ in range(2))
+    whole.read()
+    while fresh.table.position < world.logs[USAGE, 0].end:
+        fresh.stage._counting._shapes = Shapes()
+        fresh.read(1)
+    assert of(whole) == of(fresh)
+    assert [letter.offset for letter in whole.stage.dead_letters] == [1]
 
 
 @pytest.mark.parametrize("odd", [b"true", b"[1]", b'"no"'])
