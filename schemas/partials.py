@@ -233,11 +233,15 @@ def decode(value: bytes) -> StageRecord:
     if not isinstance(message, _PartialRows):
         return message
     keys, columns = blocks.unpack(message.block, COLUMNS)
-    rows = Rows.stacked(keys, columns)
-    places = columns[-1]
-    if int(rows.events.min()) < 0 or int(places.min()) < -1 or int(places.max()) > PLACES_MAX:
+    check_columns(columns)
+    return PartialRows(message.source, Rows.stacked(keys, columns))
+
+
+def check_columns(columns: list[Column]) -> None:
+    """Whether the columns of `Rows` that were read somewhere are such: else raises msgspec.DecodeError."""
+    events, places = columns[1], columns[-1]
+    if int(events.min()) < 0 or int(places.min()) < -1 or int(places.max()) > PLACES_MAX:
         raise msgspec.DecodeError("its rows count what cannot be counted")
-    return PartialRows(message.source, rows)
 
 
 def pack_rows(source: int, rows: Rows, limit: int = RECORD_MAX) -> Iterator[bytes]:

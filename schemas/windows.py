@@ -21,7 +21,7 @@ import orjson
 from schemas.blocks import still
 from schemas.texts import Texts
 from schemas.times import format_basic, format_rfc3339
-from schemas.window_kernels import key_subjects
+from schemas.window_kernels import key_parted, key_subjects
 
 if TYPE_CHECKING:
     from schemas.partials import Contribution
@@ -72,6 +72,15 @@ def subjects_of(keys: Texts) -> Texts:
     letters, subjects = still(keys.letters, np.uint8), np.empty((2, len(keys.starts)), np.int64)
     key_subjects(letters, still(keys.starts, np.int64), still(keys.stops, np.int64), subjects)
     return Texts(letters, *subjects)
+
+
+def check_keys(keys: Texts) -> None:
+    """Whether these are windows' keys: else raises msgspec.DecodeError."""
+    rows = len(keys.starts)
+    letters, starts, stops = still(keys.letters, np.uint8), still(keys.starts, np.int64), still(keys.stops, np.int64)
+    meters, sizes, starts_ms = np.empty((2, rows), np.int64), np.empty((2, rows), np.int64), np.empty(rows, np.int64)
+    if key_parted(letters, starts, stops, meters, sizes, starts_ms) < rows:
+        raise msgspec.DecodeError("one of its windows has no key")
 
 
 def foreign_key(raw: bytes) -> bool:

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterator
 from itertools import accumulate
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -44,6 +45,8 @@ _SWEEPS = 8
 
 _APART = 1 << 31
 """Buckets that are not held side by side: a log's clock may jump, but not so far within what is remembered."""
+_FAR = 1 << 53
+"""No bucket is as far away from 1970."""
 
 Flags = npt.NDArray[np.bool_]
 Unit = Share | LaneShare
@@ -176,7 +179,10 @@ class KnownIds:
             yield from _pieces(ids)
 
     def restore(self, piece: bytes) -> None:
-        """Unite a piece; of two times of one id the later holds: the earlier was forgotten before it was counted again."""
+        """Unite a piece; of two times of one id the later holds: the earlier was forgotten before it was counted again.
+
+        Raises msgspec.DecodeError for what is no piece.
+        """
         self._restored = True
         if piece[:1] == _INTERVALS:
             self._lanes.restore(piece, 1)
@@ -206,11 +212,18 @@ class KnownIds:
 
 
 def digests_in(piece: bytes) -> Found:
-    """The ids of a piece that holds digests."""
-    (many,) = _many.unpack_from(piece, 1)
-    heads = np.frombuffer(piece, _BUCKET, many, 1 + _many.size)
+    """The ids of a piece that holds digests. Raises msgspec.DecodeError for what is none."""
+    begin = 1 + _many.size
+    many = _many.unpack_from(piece, 1)[0] if len(piece) > begin else 0
+    size = len(piece) - begin - many * _BUCKET.itemsize
+    if piece[:1] != _DIGESTS or size < 0 or size % ID_BYTES:
+        raise msgspec.DecodeError("it is no piece of known ids")
+    heads = np.frombuffer(piece, _BUCKET, many, begin)
+    buckets = heads["bucket"].astype(np.int64)
+    if int(heads["many"].sum(dtype=np.int64)) * ID_BYTES != size or ((buckets < -_FAR) | (buckets > _FAR)).any():
+        raise msgspec.DecodeError("its ids are cut off, or of no time")
     digests = np.frombuffer(piece, ">u8", -1, 1 + _many.size + heads.nbytes).reshape(-1, 2)
-    return Found(digests.T.astype(np.uint64, order="C"), np.repeat(heads["bucket"].astype(np.int64), heads["many"]))
+    return Found(digests.T.astype(np.uint64, order="C"), np.repeat(buckets, heads["many"]))
 
 
 def _pieces(ids: Found) -> Iterator[Entry]:

@@ -424,6 +424,11 @@ def move_lanes(
 
 # --- intervals in the changelog -----------------------------------------------------------------------------------------
 
+_COUNTERS: Number = np.int64(10**18)
+"""A counter is below (`schemas.ids`)."""
+_TIMES: Number = np.int64(1 << 53)
+"""No bucket of time is as far away."""
+
 
 @kernel
 def _write(number: int, piece: Letters, size: int) -> int:
@@ -438,15 +443,17 @@ def _write(number: int, piece: Letters, size: int) -> int:
 
 @kernel
 def _read(piece: Letters, at: Integers) -> Number:
+    """What `_write` wrote; -1 where the piece ends before it does, or no number is written so long."""
     number: Number = np.int64(0)
     shift: Number = np.int64(0)
-    while piece[at[0]] >= 128:
-        number |= np.int64(piece[at[0]] & np.uint8(127)) << shift
-        shift += 7
+    while at[0] < len(piece) and shift < 63:
+        byte: Number = np.int64(piece[at[0]])
         at[0] += 1
-    number |= np.int64(piece[at[0]]) << shift
-    at[0] += 1
-    return number
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number
+        shift += 7
+    return np.int64(-1)
 
 
 @kernel
@@ -494,21 +501,33 @@ def pack(
 def unpack(
     piece: Letters, begin: int, names: Letters, lanes: Integers, firsts: Integers, lasts: Integers, buckets: Integers
 ) -> tuple[int, int]:
-    """What `pack` wrote. lanes: numbers within `names`. Gives how many intervals and how many names there are."""
+    """What `pack` wrote. lanes: numbers within `names`. Gives how many intervals and how many names there are.
+
+    -1 of them where the piece is cut off, or says what no lane has; `names` and the others have room for what one can say.
+    """
     at = np.array([begin], np.int64)
     many, named = 0, 0
     last, time = 0, 0
     while at[0] < len(piece):
         head = _read(piece, at)
+        if head < 0:
+            return -1, named
         time += _unfolded(head >> 1)
         if head & 1:
+            if at[0] + 16 > len(piece):
+                return -1, named
             for place in range(16):
                 names[named, place] = piece[at[0] + place]
             at[0] += 16
             named += 1
             last = 0
-        first = last + _unfolded(_read(piece, at))
-        last = first + _read(piece, at)
+        step, length = _read(piece, at), _read(piece, at)
+        first = last + _unfolded(step)
+        if named == 0 or step < 0 or not 0 <= length < _COUNTERS or not 0 <= first < _COUNTERS - length:
+            return -1, named
+        if not -_TIMES < time < _TIMES:
+            return -1, named
+        last = first + length
         lanes[many], firsts[many], lasts[many], buckets[many] = named - 1, first, last, time
         many += 1
     return many, named

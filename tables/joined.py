@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from schemas import blocks
 from schemas.changelog import Entry
-from schemas.partials import COLUMNS, Contribution, amount_of, decode_share, encode_share, scaled
+from schemas.partials import COLUMNS, Contribution, amount_of, check_columns, decode_share, encode_share, scaled
 from schemas.texts import Flags, Places, Texts
 from tables.closing_kernels import (
     ASIDE,
@@ -225,6 +226,9 @@ class Joined:
     def restore_block(self, block: bytes, gone: KeyTable) -> tuple[int, int]:
         """A block of an entry, the newest first. gone: keys of windows that were removed since. How many held, of how many."""
         keys, columns = blocks.unpack(block, PACKED)
+        check_columns(columns[1:])
+        if int(columns[0].min()) < 0:
+            raise msgspec.DecodeError("its rows come from nowhere")
         values = np.stack(columns, axis=1)
         every = len(values)
         if len(gone):

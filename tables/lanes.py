@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -143,12 +144,14 @@ class Lanes:
         return self._pieces(lanes, self._starts[chosen], self._stops[chosen], self._times[chosen])
 
     def restore(self, piece: bytes, begin: int) -> None:
-        """One piece, from there on; `settle` puts it in."""
+        """One piece, from there on; `settle` puts it in. Raises msgspec.DecodeError for what is none."""
         raw = np.frombuffer(piece, np.uint8)
         most = len(raw)
         names = np.empty((most // ID_BYTES + 1, ID_BYTES), np.uint8)
         lanes, firsts, lasts, buckets = (np.empty(most // 3 + 1, np.int64) for _ in range(4))
         many, named = kernels.unpack(raw, begin, names, lanes, firsts, lasts, buckets)
+        if many < 0:
+            raise msgspec.DecodeError("its intervals are cut off, or are none")
         held = [name.tobytes() for name in names[:named]]
         self._pending.append(_Pending(held, *(column[:many].copy() for column in (lanes, firsts, lasts, buckets))))
 

@@ -11,9 +11,9 @@ import numpy as np
 from schemas import blocks, changelog
 from schemas.changelog import Entry
 from schemas.hashing import partitions_for
-from schemas.partials import COLUMNS, MEMBER_BYTES, NEVER, Contribution, Rows
+from schemas.partials import COLUMNS, MEMBER_BYTES, NEVER, Contribution, Rows, check_columns
 from schemas.texts import Texts
-from schemas.windows import WindowKey, decode_key, encode_key, subjects_of
+from schemas.windows import WindowKey, check_keys, decode_key, encode_key, subjects_of
 from schemas.written import Flags, Integers
 from tables.agenda import Agenda
 from tables.aggregates import Share
@@ -321,6 +321,7 @@ class MeteringTable:
         """Partials that came one by one since the last block, the newest first."""
         waiting, self._waiting = self._waiting, []
         keys = Texts.of([key for key, _ in waiting])
+        check_keys(keys)
         kept = np.flatnonzero(self._gone_since.slots_of(keys, False)[0] < 0)
         slots, new = self.keys.slots_of(keys.only(kept), True)
         self._make(slots[new])
@@ -337,6 +338,8 @@ class MeteringTable:
             self._gone_since.slots_of(keys, True)
             return 0, len(keys.starts)
         keys, columns = blocks.unpack(block, 1 + COLUMNS)
+        check_columns(columns[1:])
+        check_keys(keys)
         every = len(columns[0])
         if len(self._gone_since):
             kept = self._gone_since.slots_of(keys, False)[0] < 0

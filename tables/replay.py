@@ -22,7 +22,10 @@ READING = 0.1
 
 
 class Restorable(Protocol):
-    """A table that is being restored: first its entries, in any order, then `restored`."""
+    """A table that is being restored: first its entries, in any order, then `restored`.
+
+    Each raises msgspec.DecodeError for what its stage never wrote.
+    """
 
     additive: frozenset[str]
     packed: frozenset[str]
@@ -35,7 +38,7 @@ class Restorable(Protocol):
 
     def restore_block(self, kind: str, block: bytes) -> tuple[int, int]:
         """A block of a packed kind. Blocks come the newest first, among the other entries: of a key that was met before, in
-        whichever way, nothing holds any more. How many rows hold, of how many. Raises msgspec.DecodeError."""
+        whichever way, nothing holds any more. How many rows hold, of how many."""
 
     def restored(self, position: int) -> int:
         """That was all: the state at `position`. How many bytes of pieces it holds."""
@@ -83,42 +86,43 @@ class Replay:
         kept.sort(key=lambda chunk: chunk[:2])  # the highest end wins; of equal ones, the later in the log
         met: dict[str, set[bytes]] = {}
         whole = len(kept)
+        offset = -1
         while kept:
             _, offset, raw = kept.pop()
             try:
-                entries = changelog.decode_entries(raw)
+                self._restore(table, changelog.decode_entries(raw), met)
             except msgspec.DecodeError as error:
                 raise Unreadable(offset, str(error)) from error
-            for kind, key, value in reversed(entries):
-                if kind in table.additive:
-                    if value is not None:
-                        table.unite(kind, key, value)
-                    continue
-                if kind in table.packed:
-                    if value is not None:
-                        self._block(table, kind, value, offset)
-                    continue
-                known = met.get(kind)
-                if known is None:
-                    known = met[kind] = set()
-                if key in known:
-                    continue
-                known.add(key)
-                if value is not None:
-                    table.restore(kind, key, value)
-                    self.keys += 1
-                    self.live += len(key) + len(value)
             tell(1 - len(kept) / whole)
             yield Turn()
-        self.live += table.restored(self.through)
-
-    def _block(self, table: Restorable, kind: str, block: bytes, offset: int) -> None:
         try:
-            held, rows = table.restore_block(kind, block)
-        except msgspec.DecodeError as error:
+            self.live += table.restored(self.through)
+        except msgspec.DecodeError as error:  # of one that waited, of this record or of a newer one
             raise Unreadable(offset, str(error)) from error
-        self.keys += held
-        self.live += len(block) * held // rows
+
+    def _restore(
+        self, table: Restorable, entries: list[tuple[str, bytes, bytes | None]], met: dict[str, set[bytes]]
+    ) -> None:
+        """One chunk. met: the keys of newer ones, by kind."""
+        for kind, key, value in reversed(entries):
+            if kind in table.additive:
+                if value is not None:
+                    table.unite(kind, key, value)
+                continue
+            if kind in table.packed:
+                if value is not None:
+                    held, rows = table.restore_block(kind, value)
+                    self.keys += held
+                    self.live += len(value) * held // rows
+                continue
+            known = met.setdefault(kind, set())
+            if key in known:
+                continue
+            known.add(key)
+            if value is not None:
+                table.restore(kind, key, value)
+                self.keys += 1
+                self.live += len(key) + len(value)
 
 
 class Unreadable(Exception):
