@@ -15,8 +15,10 @@ from streams.driver import drive
 from streams.restoring import YOUNG, Restoring, RestoringUncollected
 from streams.tasks import TELL_S
 from tables.effects import Effect, ReadLog
+from tables.portions import WAITING
+from tests import pictures
 from tests.streams.test_partition_tasks import METERS, Owner, until
-from tests.usage import NOON, usage
+from tests.usage import NOON, definitions, meter, usage
 from tests.world import ClosingProcess, MeteringProcess, World, finish
 
 WINDOWS = 400
@@ -194,3 +196,18 @@ async def test_the_collector_waits_while_any_restores_and_not_longer() -> None:
         gc.enable()
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+def test_a_state_of_many_keys_that_fit_no_column_is_restored_as_it_was() -> None:
+    """The latest values, whose places no row has: entries of a key each, more than are put in at once."""
+    world = World(definitions({"meters": [meter("newest", "latest")]}))
+    for number in range(WAITING + 100):
+        world.use(usage(f"e{number}", NOON, subject=f"tenant-{number}", n=number))
+    process, closing = MeteringProcess(world), ClosingProcess(world)
+    process.read()
+    process.checkpoint()
+    closing.read()
+    closing.checkpoint()
+    assert pictures.of_metering(world, MeteringProcess(world).table) == pictures.of_metering(world, process.table)
+    assert pictures.of_closing(ClosingProcess(world).table) == pictures.of_closing(closing.table)
+    assert len(process.table.partials) == WAITING + 100
