@@ -151,4 +151,5 @@ def _event(name: str, number: int, ahead_ms: int) -> bytes:
 
 
 if __name__ == "__main__":
+    print("making kernels ready (some ten seconds where they were never compiled) …", flush=True)
     print(f"kernels are ready ({warm():.1f} s)")
