@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from schemas.partials import RECORD_MAX
+from schemas.partials import RECORD_MAX, decoded
 
 
 class Entry(NamedTuple):
@@ -76,17 +76,17 @@ def encode(chunk: Chunk) -> bytes:
 
 def decode(value: bytes) -> Chunk:
     """A chunk. Raises msgspec.DecodeError for anything else: a changelog has no other writers."""
-    return _decoder.decode(value)
+    return decoded(_decoder, value)
 
 
 def decode_label(value: bytes) -> Label:
     """A chunk by its label alone. Raises msgspec.DecodeError for what is none."""
-    return _label_decoder.decode(value)
+    return decoded(_label_decoder, value)
 
 
 def decode_entries(raw: msgspec.Raw) -> list[tuple[str, bytes, bytes | None]]:
     """The entries of a chunk: kind, key, value. Raises msgspec.DecodeError where they are none."""
-    return _entries_decoder.decode(raw)
+    return decoded(_entries_decoder, raw)
 
 
 def block_max(limit: int = RECORD_MAX) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -24,9 +24,13 @@ from schemas.numbers import SUM
 from schemas.texts import Texts
 from schemas.windows import WindowKey, decode_key, encode_key
 
+T = TypeVar("T")
+
 NEVER = -(1 << 53)
 """A watermark before any time was seen, ms."""
 
+_LATEST_MS = 253_402_300_799_999
+"""The last ms of the year 9999."""
 RECORD_MAX = 64_000
 """Bytes a packed record may have: Event Hubs bills and meters by 64 KB (azure-docs: Event Hubs FAQ)."""
 
@@ -215,7 +219,15 @@ def encode_share(version: int, share: Contribution) -> bytes:
 
 def decode_share(value: bytes) -> tuple[int, Contribution]:
     """What `encode_share` encoded."""
-    return _share_decoder.decode(value)
+    return decoded(_share_decoder, value)
+
+
+def decoded(decoder: msgspec.msgpack.Decoder[T], raw: bytes | msgspec.Raw) -> T:
+    """What a decoder reads. Raises msgspec.DecodeError for what it does not, for a text that is not UTF-8, too."""
+    try:
+        return decoder.decode(raw)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def _signed(word: int) -> int:
@@ -229,7 +241,9 @@ def encode(record: Partials | Watermark) -> bytes:
 
 def decode(value: bytes) -> StageRecord:
     """A record between the stages. Raises msgspec.DecodeError for anything else: nobody else may write this topic."""
-    message = _decoder.decode(value)
+    message = decoded(_decoder, value)
+    if isinstance(message, Watermark) and not NEVER <= message.watermark_ms <= _LATEST_MS:
+        raise msgspec.DecodeError("its watermark is a time that cannot be written")
     if not isinstance(message, _PartialRows):
         return message
     keys, columns = blocks.unpack(message.block, COLUMNS)

@@ -11,6 +11,31 @@ from schemas.compiled import kernel
 Array = Any
 """A numpy array; each kernel's docstring says of what."""
 
+LAST_START_MS = 253_402_214_399_999
+"""No window starts later: its end must be a time that can be written, too (`schemas.reader.LAST_MS`)."""
+
+
+@kernel
+def is_text(letters: Array, at: int, stop: int) -> bool:
+    """Whether these bytes are UTF-8 (Unicode 16, table 3-7)."""
+    while at < stop:
+        letter = letters[at]
+        if letter >= 0x80:
+            more = 1 if letter < 0xE0 else 2 if letter < 0xF0 else 3
+            if letter < 0xC2 or letter > 0xF4 or at + more >= stop:
+                return False
+            second = letters[at + 1]
+            least = 0xA0 if letter == 0xE0 else 0x90 if letter == 0xF0 else 0x80
+            most = 0x9F if letter == 0xED else 0x8F if letter == 0xF4 else 0xBF
+            if second < least or second > most:
+                return False
+            for number in range(2, more + 1):
+                if letters[at + number] & 0xC0 != 0x80:
+                    return False
+            at += more
+        at += 1
+    return True
+
 
 @kernel
 def text_at(letters: Array, at: int, stop: int) -> Any:
@@ -44,8 +69,8 @@ def key_parted(letters: Array, starts: Array, stops: Array, meters: Array, sizes
         at, stop = starts[row], stops[row]
         if stop - at < 2 or letters[at] != 0x95:
             return row
-        _, at = text_at(letters, at + 1, stop)
-        if at < 0:
+        begin, at = text_at(letters, at + 1, stop)
+        if at < 0 or not is_text(letters, begin, at):
             return row
         begin, at = text_at(letters, at, stop)
         if at < 0 or at >= stop:
@@ -62,10 +87,11 @@ def key_parted(letters: Array, starts: Array, stops: Array, meters: Array, sizes
         for _pair in range(pairs):
             if at >= stop or letters[at] != 0x92:
                 return row
-            _, at = text_at(letters, at + 1, stop)
-            if at >= 0:
-                _, at = text_at(letters, at, stop)
-            if at < 0:
+            begin, at = text_at(letters, at + 1, stop)
+            if at < 0 or not is_text(letters, begin, at):
+                return row
+            begin, at = text_at(letters, at, stop)
+            if at < 0 or not is_text(letters, begin, at):
                 return row
         if at >= stop:
             return row
@@ -86,6 +112,8 @@ def key_parted(letters: Array, starts: Array, stops: Array, meters: Array, sizes
             if head >= 0xD0 and more < 8 and number >> (8 * more - 1):
                 number -= 1 << 8 * more
             at += more
+        if number < 0 or number > LAST_START_MS:
+            return row
         starts_ms[row] = number
         begin, at = text_at(letters, at, stop)
         if at != stop:

@@ -21,7 +21,7 @@ import orjson
 from schemas.blocks import still
 from schemas.texts import Texts
 from schemas.times import format_basic, format_rfc3339
-from schemas.window_kernels import key_parted, key_subjects
+from schemas.window_kernels import LAST_START_MS, key_parted, key_subjects
 
 if TYPE_CHECKING:
     from schemas.partials import Contribution
@@ -86,7 +86,8 @@ def check_keys(keys: Texts) -> None:
 def foreign_key(raw: bytes) -> bool:
     """Whether these bytes are no window's key as `encode_key` writes it."""
     try:
-        return encode_key(decode_key(raw)) != raw
+        key = decode_key(raw)
+        return encode_key(key) != raw or not 0 <= key.start_ms <= LAST_START_MS
     except (IndexError, UnicodeDecodeError, msgspec.DecodeError):
         return True
 

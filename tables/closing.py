@@ -11,7 +11,7 @@ import numpy as np
 
 from schemas import blocks, changelog
 from schemas.changelog import Entry
-from schemas.partials import COLUMNS, MEMBER_BYTES, NEVER, Partial, Watermark
+from schemas.partials import COLUMNS, MEMBER_BYTES, NEVER, Partial, Watermark, decoded
 from schemas.texts import Flags, Places, Texts
 from schemas.windows import WindowKey, beginning, decode_key, encode_key
 from tables.agenda import Agenda
@@ -322,12 +322,12 @@ class ClosingTable:
     def restore(self, kind: str, key: bytes, value: bytes) -> None:
         """See `tables.replay.Restorable`."""
         if kind == "counters":
-            self.counters = _counters_decoder.decode(value)
+            self.counters = decoded(_counters_decoder, value)
         elif kind == "source":
-            self.sources[int(key)] = _source_decoder.decode(value)
+            self.sources[int(key)] = decoded(_source_decoder, value)
         elif kind == "window":
             if self._gone_since.slot(key) < 0:
-                saved = _window_decoder.decode(value)
+                saved = decoded(_window_decoder, value)
                 slot = int(self.joined.open(Texts.of([key]), np.array([saved.version]))[0][0])
                 self.joined.said(slot, saved.revision, saved.revised_at_ms, saved.events, saved.digest)
                 self._said[slot] = saved.said

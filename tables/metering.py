@@ -11,7 +11,7 @@ import numpy as np
 from schemas import blocks, changelog
 from schemas.changelog import Entry
 from schemas.hashing import partitions_for
-from schemas.partials import COLUMNS, MEMBER_BYTES, NEVER, Contribution, Rows, check_columns
+from schemas.partials import COLUMNS, MEMBER_BYTES, NEVER, Contribution, Rows, check_columns, decoded
 from schemas.texts import Texts
 from schemas.windows import WindowKey, check_keys, decode_key, encode_key, subjects_of
 from schemas.written import Flags, Integers
@@ -311,7 +311,7 @@ class MeteringTable:
     def restore(self, kind: str, key: bytes, value: bytes) -> None:
         """See `tables.replay.Restorable`."""
         if kind == "meta":
-            self._restore_meta(_meta_decoder.decode(value))
+            self._restore_meta(decoded(_meta_decoder, value))
             return
         self._waiting.append((key, value))
         if len(self._waiting) >= WAITING:

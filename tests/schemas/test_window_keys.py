@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import msgspec
+import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.windows import WindowKey, decode_key, encode_key
+from schemas.blocks import still
+from schemas.texts import Texts
+from schemas.window_kernels import LAST_START_MS, is_text
+from schemas.windows import WindowKey, check_keys, decode_key, encode_key, foreign_key
 
 TEXTS = st.text(max_size=40)
 
@@ -34,3 +42,40 @@ def test_keys_that_differ_in_their_subject_alone_share_the_rest() -> None:
     keys = [decode_key(encode_key(WindowKey(name, "m", (("region", "we"),), 60_000, "PT1M"))) for name in "ab"]
     for field in range(1, 5):
         assert keys[0][field] is keys[1][field]
+
+
+@given(st.binary(max_size=8) | st.text(max_size=6).map(str.encode))
+@example(b"\xed\xa0\x80")
+@example(b"\xc0\x80")
+@example(b"\xe0\x80\x80")
+@example(b"\xf0\x80\x80\x80")
+@example(b"\xf4\x90\x80\x80")
+@example(b"\xf4\x8f\xbf\xbf")
+@example(b"\xe2\x82")
+def test_a_text_is_what_everybody_takes_for_utf_8(text: bytes) -> None:
+    sound = False
+    with contextlib.suppress(UnicodeDecodeError):
+        sound = text.decode().encode() == text
+    letters = still(np.frombuffer(text + b"behind", np.uint8), np.uint8)
+    assert is_text(letters, 0, len(text)) == sound
+
+
+@pytest.mark.parametrize(
+    ("key", "right"),
+    [
+        (encode_key(WindowKey("acme", "m", (("region", "we"),), 0, "PT1M")), True),
+        (encode_key(WindowKey("acme", "m", (("region", "we"),), LAST_START_MS, "PT1M")), True),
+        (encode_key(WindowKey("acme", "m", (("region", "we"),), LAST_START_MS + 1, "PT1M")), False),
+        (encode_key(WindowKey("acme", "m", (("region", "we"),), -1, "PT1M")), False),
+        (encode_key(WindowKey("acme", "m", (("region", "we"),), (1 << 64) - 1, "PT1M")), False),
+        (encode_key(WindowKey("acme", "m", (("region", "we"),), 0, "PT1M")).replace(b"acme", b"ac\xffe"), False),
+        (encode_key(WindowKey("acme", "m", (("region", "we"),), 0, "PT1M")).replace(b"region", b"regio\xff"), False),
+        (encode_key(WindowKey("acme", "m", (("region", "we"),), 0, "PT1M")).replace(b"we", b"\xc3e"), False),
+        (encode_key(WindowKey("acme", "m", (("region", "we"),), 0, "PT1M"))[:-1], False),
+        (b"k", False),
+    ],
+)
+def test_what_is_no_key_of_a_window_is_refused(key: bytes, right: bool) -> None:
+    assert foreign_key(key) == (not right)
+    with contextlib.nullcontext() if right else pytest.raises(msgspec.DecodeError):
+        check_keys(Texts.of([key]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import msgspec
@@ -13,6 +14,7 @@ from schemas import partials as wire
 from schemas.errors import PartitionStopped
 from schemas.partials import Partials, Rows, Watermark
 from schemas.texts import Texts
+from schemas.window_kernels import LAST_START_MS
 from schemas.windows import encode_key
 from tests import pictures
 from tests.streams.stage import CLOSES, Stage, digest, key, made, member
@@ -133,7 +135,12 @@ def test_a_stale_watermark_does_not_take_back_what_its_source_has_sent() -> None
         (wire.encode(Partials(0, [made(1, 1, "unknown")])), "meter 'unknown' with windows of PT1M"),
         (rows_record(1, b""), "comes from usage partition 1, but usage has 1 partitions"),
         (rows_record(0, encode_key(key("unknown"))), "meter 'unknown' with windows of PT1M"),
+        (wire.encode(Watermark(0, 1 << 52, 1, 0)), "neither partials nor a watermark"),
         (rows_record(0, b"\x93abc"), "neither partials nor a watermark (one of its windows has no key)"),
+        (rows_record(0, encode_key(key("total")).replace(b"acme", b"a\xffme")), "one of its windows has no key"),
+        (rows_record(0, encode_key(key("total")._replace(start_ms=1 << 60))), "one of its windows has no key"),
+        (rows_record(0, encode_key(key("total")._replace(start_ms=-60_000))), "one of its windows has no key"),
+        (wire.encode(Partials(0, [made(1, 1)])).replace(b"acme", b"a\xffme"), "neither partials nor a watermark"),
     ],
 )
 def test_a_record_that_cannot_be_right_stops_the_partition_and_says_why(value: bytes, said: str) -> None:
@@ -144,6 +151,19 @@ def test_a_record_that_cannot_be_right_stops_the_partition_and_says_why(value: b
     assert said in caught.value.what and caught.value.hint
     assert (caught.value.topic, caught.value.partition) == (PARTIALS, 0)
     assert not stage.process.table.windows, "nothing of it is joined"
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_damaged_record_stops_the_partition_or_is_one_that_can_be_billed(seed: int) -> None:
+    rng = random.Random(f"damaged {seed}")
+    value = bytearray(rng.choice([rows_record(0, encode_key(key())), wire.encode(Partials(0, [made(1, 1)]))]))
+    for _ in range(rng.choice([1, 2, 4])):
+        value[rng.randrange(len(value))] = rng.choice([rng.randrange(256), 0, 127, 128, 255])
+    stage = Stage()
+    stage.world.logs[PARTIALS, 0].append(bytes(value[: rng.choice([len(value), rng.randrange(len(value))])]))
+    stage.world.logs[PARTIALS, 0].append(wire.encode(Watermark(0, LAST_START_MS, 1 << 52, 0)))
+    with contextlib.suppress(PartitionStopped):
+        stage.process.read()
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas.texts import Texts
+from schemas.window_kernels import LAST_START_MS
 from schemas.windows import WindowKey, encode_key
 from tables.calendar import Calendar, Unknown
 from tests.usage import definitions, meter
@@ -27,7 +28,7 @@ SIZES = {
     ("requests", "PT1H"): (3_600_000, 5000),
     ("a" * 40, "P1D"): (86_400_000, 7000),
 }
-EDGES = (-1, -32, -33, -128, -129, -32_768, -32_769, -(1 << 31), -(1 << 31) - 1, 127, 128, 255, 256, 65_535, 65_536)
+EDGES = (0, 127, 128, 255, 256, 65_535, 65_536, (1 << 32) - 1, 1 << 32, LAST_START_MS)
 """Where MessagePack writes a number otherwise."""
 TEXTS = st.one_of(st.text(max_size=40), st.integers(0, 300).map("x".__mul__))
 KEYS = st.builds(
@@ -35,7 +36,7 @@ KEYS = st.builds(
     TEXTS,
     st.sampled_from(list(SIZES)),
     st.lists(st.tuples(TEXTS, TEXTS), max_size=20).map(tuple),
-    st.one_of(st.integers(-(1 << 53), 1 << 53), st.integers(-40, 300), st.integers(-(1 << 17), 1 << 17)),
+    st.one_of(st.integers(0, LAST_START_MS), st.integers(0, 300), st.integers(0, 1 << 17)),
 )
 
 
@@ -56,6 +57,14 @@ def test_a_window_that_no_meter_has_is_named(unknown: tuple[str, str]) -> None:
     with pytest.raises(Unknown) as caught:
         CALENDAR.ends(Texts.of([encode_key(key) for key in keys]))
     assert caught.value.row == 1
+
+
+@pytest.mark.parametrize(
+    "start_ms", [-1, -32, -33, -128, -129, -32_768, -32_769, -(1 << 31), -(1 << 31) - 1, LAST_START_MS + 1, 1 << 63]
+)
+def test_a_window_of_a_time_that_cannot_be_written_is_none(start_ms: int) -> None:
+    with pytest.raises(Unknown):
+        CALENDAR.ends(Texts.of([encode_key(WindowKey("acme", "requests", (), start_ms, "PT1M"))]))
 
 
 @given(KEYS, st.data())

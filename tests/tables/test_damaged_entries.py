@@ -99,9 +99,11 @@ def put(made: World, topic: str, kind: str, key: bytes, value: bytes) -> None:
     [
         (to_metering, "ids", b"\x01\x01" + NAME[:5]),
         (to_metering, "meta", b"hello"),
+        (to_metering, "meta", b"\x96\x00\x90\x81\xa1\xff\x00\x90\x90"),
         (to_metering, "partial", b"hello"),
         (to_metering, "partials", block(9, b"k")),
         (to_metering, "partials", block(9, KEY[:-1])),
+        (to_metering, "partials", block(9, KEY.replace(b"acme", b"a\xffme"))),
         (to_metering, "partials", block(9, _1=-2)),
         (to_metering, "partials", block(9, _1=19)),
         (to_metering, "partials", block(9, _7=-1)),

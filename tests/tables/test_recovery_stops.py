@@ -173,7 +173,7 @@ def test_a_record_that_looks_like_a_chunk_and_holds_no_entries(entries: object) 
 
 
 @pytest.mark.parametrize("place", [0, 2, 3])
-@pytest.mark.parametrize("foreign", [b"", b"hello", b'{"a": 1}', b"\xc1"])
+@pytest.mark.parametrize("foreign", [b"", b"hello", b'{"a": 1}', b"\xc1", b"\x9b\xa1\xff"])
 def test_a_record_of_somebody_else_in_the_changelog(foreign: bytes, place: int) -> None:
     made = kept()
     records = made.logs[STATE, 0].records
