@@ -73,7 +73,7 @@ def key_parted(letters: Array, starts: Array, stops: Array, meters: Array, sizes
         if at < 0 or not is_text(letters, begin, at):
             return row
         begin, at = text_at(letters, at, stop)
-        if at < 0 or at >= stop:
+        if at < 0 or at >= stop or not is_text(letters, begin, at):
             return row
         meters[0, row], meters[1, row] = begin, at
         head = np.int64(letters[at])
@@ -116,7 +116,7 @@ def key_parted(letters: Array, starts: Array, stops: Array, meters: Array, sizes
             return row
         starts_ms[row] = number
         begin, at = text_at(letters, at, stop)
-        if at != stop:
+        if at != stop or not is_text(letters, begin, at):
             return row
         sizes[0, row], sizes[1, row] = begin, at
     return len(starts)

@@ -20,6 +20,9 @@ from tables.effects import Procedure, Turn
 READING = 0.1
 """Reading's share of a recovery, roughly, as `bench/recovery.py` measures it: for the progress that is told."""
 
+_FAILURES = (msgspec.MsgspecError, ValueError, LookupError, OverflowError)
+"""What reading may come to of a key, a number or a text that a stage never wrote."""
+
 
 class Restorable(Protocol):
     """A table that is being restored: first its entries, in any order, then `restored`.
@@ -91,13 +94,13 @@ class Replay:
             _, offset, raw = kept.pop()
             try:
                 self._restore(table, changelog.decode_entries(raw), met)
-            except msgspec.DecodeError as error:
+            except _FAILURES as error:
                 raise Unreadable(offset, str(error)) from error
             tell(1 - len(kept) / whole)
             yield Turn()
         try:
             self.live += table.restored(self.through)
-        except msgspec.DecodeError as error:  # of one that waited, of this record or of a newer one
+        except _FAILURES as error:  # of one that waited, of this record or of a newer one
             raise Unreadable(offset, str(error)) from error
 
     def _restore(

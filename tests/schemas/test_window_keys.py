@@ -72,6 +72,8 @@ def test_a_text_is_what_everybody_takes_for_utf_8(text: bytes) -> None:
         (encode_key(WindowKey("acme", "m", (("region", "we"),), 0, "PT1M")).replace(b"region", b"regio\xff"), False),
         (encode_key(WindowKey("acme", "m", (("region", "we"),), 0, "PT1M")).replace(b"we", b"\xc3e"), False),
         (encode_key(WindowKey("acme", "m", (("region", "we"),), 0, "PT1M"))[:-1], False),
+        (encode_key(WindowKey("acme", "meter", (), 0, "PT1M")).replace(b"meter", b"mete\xff"), False),
+        (encode_key(WindowKey("acme", "m", (), 0, "PT1M")).replace(b"PT1M", b"PT1\xff"), False),
         (b"k", False),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from schemas import blocks, changelog
 from schemas.errors import PartitionStopped
+from schemas.partials import Contribution, encode_share
 from schemas.texts import Texts
 from schemas.windows import WindowKey, encode_key
 from tables.dedupe import KnownIds
@@ -108,6 +109,9 @@ def put(made: World, topic: str, kind: str, key: bytes, value: bytes) -> None:
         (to_metering, "partials", block(9, _1=19)),
         (to_metering, "partials", block(9, _7=-1)),
         (to_closing, "source", b"hello"),
+        (to_closing, "members", NAME),
+        (to_closing, "share", encode_share(1, Contribution(1, NAME, 0, 0))),
+        (to_closing, "share", encode_share(1 << 63, Contribution(1, NAME, 0, 0))),
         (to_closing, "shares", block(9, _1=-2)),
         (to_closing, "shares", block(9, _1=19)),
         (to_closing, "shares", block(9, _7=-1)),
@@ -117,6 +121,6 @@ def put(made: World, topic: str, kind: str, key: bytes, value: bytes) -> None:
 def test_the_partition_stops_and_says_at_which_record(
     world_of: Callable[[str, bytes, bytes], tuple[World, Callable[[World], object]]], kind: str, value: bytes
 ) -> None:
-    made, process = world_of(kind, b"1" if kind == "source" else KEY, value)
+    made, process = world_of(kind, {"source": b"1", "members": b"k"}.get(kind, KEY), value)
     with pytest.raises(PartitionStopped, match=r"record \d+ of .*-state is no chunk of a checkpoint"):
         process(made)
