@@ -35,6 +35,7 @@ RECORD_MAX = 64_000
 """Bytes a packed record may have: Event Hubs bills and meters by 64 KB (azure-docs: Event Hubs FAQ)."""
 
 MEMBER_BYTES = 16
+DIGEST_BYTES = 16
 DIGEST_MOD = 1 << 128
 PLACES_MAX = 18
 """Digits behind the point that an amount of a row may have (design §5)."""
@@ -244,6 +245,11 @@ def decode(value: bytes) -> StageRecord:
     message = decoded(_decoder, value)
     if isinstance(message, Watermark) and not NEVER <= message.watermark_ms <= _LATEST_MS:
         raise msgspec.DecodeError("its watermark is a time that cannot be written")
+    if isinstance(message, Partials):
+        for partial in message.items:
+            share = partial.share
+            if share.events < 0 or len(share.digest) != DIGEST_BYTES or len(partial.members) % MEMBER_BYTES:
+                raise msgspec.DecodeError("one of its partials counts what cannot be counted")
     if not isinstance(message, _PartialRows):
         return message
     keys, columns = blocks.unpack(message.block, COLUMNS)

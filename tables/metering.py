@@ -240,6 +240,7 @@ class MeteringTable:
         """Partials that are to leave with the next emit, changed or not, with all their members."""
         for key in keys:
             slot = self.keys.slot(encode_key(key))
+            assert slot >= 0, "a live partial"
             self._marks[slot] |= _DIRTY
             held = self._members.get(slot)
             if held is not None:
@@ -248,6 +249,7 @@ class MeteringTable:
     def restate(self, key: WindowKey, through: int) -> None:
         """A live partial is what it is through that offset, although nothing was folded; it is to leave again."""
         slot = self.keys.slot(encode_key(key))
+        assert slot >= 0, "a live partial"
         self.shares.through[slot] = through
         self._marks[slot] |= _TOUCHED
         self.send_again([key])

@@ -319,7 +319,8 @@ class Shelves:
             return
         known = [bucket for bucket in self.held if bucket >= self._swept]
         low, high = min([low, *known]), max([high, *known])
-        assert high - low < _SPAN - 1, "times of known ids are never more than 136 years apart"
+        if high - low >= _SPAN - 1:
+            raise OverflowError("times of known ids are never more than 136 years apart")
         base = low - 1 - (_SPAN - 2 - (high - low)) // 2  # room on both sides
         for shelf in self._shelves:
             self._build(shelf, shift=base - self._base)

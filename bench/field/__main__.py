@@ -147,9 +147,12 @@ def _measured(plan: Plan, members: Sequence[Contestant], kept: Path | None, trac
         runs = Runs.load(path) if path.exists() else Runs(path)
         left = missing(planned(plan, members, trace), runs.done())
         title = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC at {_commit()}, {busy()}"
-        sitting = Sitting(plan, members, runs, directory, cores, trace=trace, title=title)
-        if left:
-            asyncio.run(sitting.measure(left))
+        kills = [number for number, step in enumerate(left) if step.kind == "crash"]
+        first = kills[-1] + 1 if kills else 0  # a sitting looks at kills after all else
+        for some in (left[:first], left[first:]):
+            if some:
+                sitting = Sitting(plan, members, runs, directory, cores, trace=trace, title=title)
+                asyncio.run(sitting.measure(some))
         return runs
     finally:
         if kept is None:

@@ -93,21 +93,25 @@ class Taking(NamedTuple):
 
 
 def steps(plan: Plan, members: Sequence[Taking], *, trace: bool) -> list[Step]:
-    """All of them in order: the rounds, each in an order of its own, then how soon, then what is right after a kill."""
+    """All of them in order: a first round of what bars compare, and how soon; its other rounds, each in an order of its own;
+    what is right after a kill; then whatever is measured once. So a run that is cut has what matters most."""
     names = {member.name for member in members}
+    one_k = [(member, ENVELOPES if member.packed else ONE_K) for member in members if member.name != "meterline-two"]
+
+    def speeds(who: Mapping[str, Sequence[str]], number: int, order: str) -> list[Step]:
+        pairs = [(given, name) for given, name in _pairs(who, names) if plan.others or given in _QUICK]
+        pairs = [(given, name) for given, name in pairs if trace or given not in _TRACES]
+        random.Random(f"{_SEED} {order}").shuffle(pairs)
+        return [Step("speed", name, given, number) for given, name in pairs]
+
     found: list[Step] = []
     for number in range(plan.rounds):
-        pairs = _pairs(BARRED, names) + (_pairs(ONCE, names) if number == 0 else [])
-        pairs = [(given, name) for given, name in pairs if (plan.others or given in _QUICK)]
-        pairs = [(given, name) for given, name in pairs if trace or given not in _TRACES]
-        random.Random(f"{_SEED} {number}").shuffle(pairs)
-        found += [Step("speed", name, given, number) for given, name in pairs]
-    one_k = [(member, ENVELOPES if member.packed else ONE_K) for member in members if member.name != "meterline-two"]
-    if plan.latency_s:
-        found += [Step("latency", member.name, given, 0) for member, given in one_k if member.shows]
+        found += speeds(BARRED, number, str(number))
+        if plan.latency_s and number == 0:
+            found += [Step("latency", member.name, given, 0) for member, given in one_k if member.shows]
     for number in range(plan.crashes):
         found += [Step("crash", member.name, given, number) for member, given in one_k if member.crashes]
-    return found
+    return found + speeds(ONCE, 0, "once")
 
 
 def missing(planned: Sequence[Step], done: Container[Step]) -> list[Step]:

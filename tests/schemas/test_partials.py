@@ -128,3 +128,12 @@ def test_rows_that_count_less_than_nothing_are_refused() -> None:
     block = blocks.pack(Texts.of([b"key"]), [one, one, one, one, one, one, one, 19 * one])
     with pytest.raises(msgspec.DecodeError):
         partials.decode(msgspec.msgpack.encode(["r", 0, block]))
+
+
+@pytest.mark.parametrize(
+    ("events", "digest", "members"), [(-1, bytes(16), b""), (1, b"short", b""), (1, bytes(16), b"x" * 17)]
+)
+def test_an_object_that_counts_what_cannot_be_counted_is_refused(events: int, digest: bytes, members: bytes) -> None:
+    partial = Partial("a", "m", (), 0, "PT1M", 1, Contribution(events, digest, 0, 0), members)
+    with pytest.raises(msgspec.DecodeError):
+        partials.decode(partials.encode(partials.Partials(0, [partial])))

@@ -47,6 +47,14 @@ def test_what_is_no_piece_of_known_ids_is_refused(piece: bytes) -> None:
         KnownIds(HOUR).restore(piece)
 
 
+def test_ids_of_times_that_no_log_has_together_are_refused() -> None:
+    known = KnownIds(HOUR)
+    with pytest.raises(OverflowError):
+        for bucket in (7, 1 << 34):
+            piece = b"\x00" + (1).to_bytes(2, "big") + bucket.to_bytes(8, "big") + (1).to_bytes(4, "big") + NAME
+            known.restore(piece)
+
+
 def test_a_piece_of_intervals_that_is_cut_anywhere_is_refused() -> None:
     known = KnownIds(HOUR)
     count(known, in_lane(1_000_000, 1_000_020), NOON)
