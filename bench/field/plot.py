@@ -1,4 +1,4 @@
-"""Plots as SVG, written out: horizontal bars with their spread, on a logarithmic scale, legible on light and dark pages."""
+"""Plots as SVG, written out: horizontal bars with their spread, legible on light and dark pages."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ class Bar(NamedTuple):
     text: str
 
 
-def bars(title: str, rows: Sequence[Bar]) -> str:
-    """One SVG document. The axis runs over powers of ten around all spreads. Values are above 0; no rows, no axis."""
+def bars(title: str, rows: Sequence[Bar], *, from_zero: bool = False) -> str:
+    """One SVG document. The axis runs over powers of ten around all spreads, or evenly from 0. Values are above 0.
+
+    No rows, no axis.
+    """
     height = _TOP + _ROW * len(rows) + _FOOT
     label = 24 + _LETTER * max((len(row.label) for row in rows), default=20)
     width = label + _CHART + _RIGHT
@@ -36,19 +39,30 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
         f"<text x='8' y='22' font-size='15' font-weight='600' fill='{_INK}' {_FONT}>{escape(title)}</text>",
     ]
     if rows:
-        low = math.floor(math.log10(min(row.least for row in rows)))
-        high = max(math.ceil(math.log10(max(row.most for row in rows))), low + 1)
+        low, high = min(row.least for row in rows), max(row.most for row in rows)
+        if from_zero:
+            step = 10.0 ** math.floor(math.log10(high))
+            ticks = [step * number for number in range(math.ceil(high / step) + 1)]
+        else:
+            first = math.floor(math.log10(low))
+            ticks = [10.0**power for power in range(first, max(math.ceil(math.log10(high)), first + 1) + 1)]
+        scale = _evenly if from_zero else math.log10
+        begin, end = scale(ticks[0]), scale(ticks[-1])
 
         def across(value: float) -> float:
-            return label + _CHART * (math.log10(value) - low) / (high - low)
+            return label + _CHART * (scale(value) - begin) / (end - begin)
 
-        for power in range(low, high + 1):
-            x, bottom = across(10.0**power), height - _FOOT
+        for tick in ticks:
+            x, bottom = across(tick), height - _FOOT
             parts.append(f"<line x1='{x:.1f}' y1='{_TOP - 8}' x2='{x:.1f}' y2='{bottom}' stroke='{_GRID}'/>")
-            parts.append(_text(x, bottom + 18, f"{10.0**power:,g}", "middle"))
+            parts.append(_text(x, bottom + 18, f"{tick:,.0f}" if tick >= 1 else f"{tick:g}", "middle"))
         for number, row in enumerate(rows):
             parts += _row(row, label, _TOP + _ROW * number, across)
     return "\n".join([*parts, "</svg>\n"])
+
+
+def _evenly(value: float) -> float:
+    return value
 
 
 def _row(row: Bar, begin: float, top: float, across: Callable[[float], float]) -> list[str]:

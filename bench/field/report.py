@@ -92,7 +92,7 @@ def write_plots(runs: Runs, members: Sequence[Contestant], directory: Path = PLO
         (directory / "field-latency.svg").write_text(text)
     costs = [plot.Bar(cost.what, *cost.us, True, f"{cost.us.median:.2f} µs") for cost in _found_costs(runs)]
     if len(costs) > 1:
-        text = plot.bars("CPU time of an event of meterline, µs: median, least and most", costs)
+        text = plot.bars("CPU time of an event of meterline, µs: median, least and most", costs, from_zero=True)
         (directory / "field-cost.svg").write_text(text)
     rows = []
     for given, member, spread in _found_others(runs, members):

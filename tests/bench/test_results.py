@@ -130,6 +130,9 @@ def test_plots_are_svg_and_a_longer_bar_is_a_larger_figure(runs: Runs, tmp_path:
     widths = [float(rect.attrib["width"]) for rect in drawn.iter("{http://www.w3.org/2000/svg}rect")]
     assert widths == sorted(widths)
     assert len(set(widths)) == 3
+    drawn = ET.fromstring(plot.bars("t", [_bar(100.0), _bar(1_000.0), _bar(2_000.0)], from_zero=True))  # noqa: S314
+    widths = [float(rect.attrib["width"]) for rect in drawn.iter("{http://www.w3.org/2000/svg}rect")]
+    assert widths[1] / widths[0] == pytest.approx(10, abs=0.1) and widths[2] / widths[1] == pytest.approx(2, abs=0.1)
 
 
 def _bar(value: float) -> plot.Bar:
