@@ -28,7 +28,7 @@ from streams.tasks import Pace
 from tables.durable import Limits
 
 EFFECTS_MAX = 200
-TORN_FULLY = 6
+TORN_FULLY = 7
 """Up to so many records, every subset of a flush is lost; of a larger one, which these worlds do not have, none would be."""
 
 DOCUMENT = {
