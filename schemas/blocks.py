@@ -13,21 +13,20 @@ keys                  one behind the other
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from schemas.block_kernels import joined
+from schemas.block_kernels import block_written, row_width
 from schemas.texts import Texts
 
 Column = npt.NDArray[np.int64]
 
 _HEAD = struct.Struct("<IB")
 _SCALE = struct.Struct("<qB")
-_WORD = (1 << 64) - 1
 
 
 def still(column: npt.NDArray[Any], kind: Any) -> npt.NDArray[Any]:
@@ -37,20 +36,25 @@ def still(column: npt.NDArray[Any], kind: Any) -> npt.NDArray[Any]:
     return view
 
 
-def pack(keys: Texts, columns: list[Column]) -> bytes:
-    """The block of some rows, at least one. columns: int64; unsigned words as they are seen so."""
+def pack(keys: Texts, columns: Sequence[Column] | Column, limit: int) -> Iterator[bytes]:
+    """The blocks of rows in order, none of more than `limit` bytes, but for a single row that is longer.
+
+    columns: int64, one behind the other or an array of them; unsigned words as they are seen so.
+    """
     lengths = keys.stops - keys.starts
-    scales, parts = [], []
-    for column in (lengths, *columns):
-        least = int(column.min())
-        above = column.view(np.uint64) - np.uint64(least & _WORD)
-        width = _width(int(above.max()))
-        scales.append(_SCALE.pack(least, width))
-        if width:
-            parts.append(above.astype(f"<u{width}").tobytes())
-    letters = np.empty(int(lengths.sum()), np.uint8)
-    joined(still(keys.letters, np.uint8), still(keys.starts, np.int64), still(keys.stops, np.int64), letters)
-    return b"".join([_HEAD.pack(len(lengths), len(scales)), *scales, *parts, letters.tobytes()])
+    if not len(lengths):
+        return
+    words = np.stack([lengths, *columns])
+    head = _HEAD.size + _SCALE.size * len(words)
+    ends = np.cumsum(lengths + row_width(words))
+    texts = still(keys.letters, np.uint8), still(keys.starts, np.int64), still(keys.stops, np.int64)
+    begin = before = 0
+    while begin < len(ends):
+        end = max(begin + 1, int(np.searchsorted(ends, before + limit - head, side="right")))
+        after = int(ends[end - 1])
+        out = np.empty(head + after - before, np.uint8)
+        yield out[: block_written(*texts, words, begin, end, out)].tobytes()
+        begin, before = end, after
 
 
 def unpack(block: bytes, columns: int) -> tuple[Texts, list[Column]]:
@@ -74,23 +78,3 @@ def unpack(block: bytes, columns: int) -> tuple[Texts, list[Column]]:
         raise msgspec.DecodeError("its keys are cut off")
     stops = np.cumsum(lengths) + at
     return Texts(np.frombuffer(block, np.uint8), stops - lengths, stops), found[1:]
-
-
-def portions(keys: Texts, columns: list[Column], limit: int) -> Iterator[slice]:
-    """The rows in order, cut so that no block of a portion exceeds `limit` bytes, but for a single row that does."""
-    lengths = keys.stops - keys.starts
-    if not len(lengths):
-        return
-    widths = [_width(int(column.max()) - int(column.min())) for column in (lengths, *columns)]
-    ends = np.cumsum(lengths + sum(widths))
-    limit -= _HEAD.size + _SCALE.size * len(widths)
-    begin = 0
-    while begin < len(ends):
-        before = int(ends[begin - 1]) if begin else 0
-        end = max(begin + 1, int(np.searchsorted(ends, before + limit, side="right")))
-        yield slice(begin, end)
-        begin = end
-
-
-def _width(most: int) -> int:
-    return next(width for width in (0, 1, 2, 4, 8) if most < 1 << 8 * width)

@@ -15,7 +15,6 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from schemas import blocks
 from schemas.block_kernels import without_zeros
@@ -40,7 +39,7 @@ DIGEST_MOD = 1 << 128
 PLACES_MAX = 18
 """Digits behind the point that an amount of a row may have (design §5)."""
 COLUMNS = 8
-"""Of a row: those of `Rows`, of which digests are two."""
+"""Of a row (`Rows`)."""
 _ROWS_HEAD = 32
 """Bytes around a block, at most."""
 
@@ -100,20 +99,14 @@ class Watermark(msgspec.Struct, array_like=True, frozen=True, tag="w"):
 
 
 class Rows(NamedTuple):
-    """Partials as columns, a row each.
+    """Partials as rows of machine words.
 
-    keys: `encode_key` of their windows. digests: the high and the low words of the 128 bits, uint64 of shape (2, rows).
-    units, places: the amount is units x 10^-places; places -1: there is none.
+    keys: `encode_key` of their windows. words: int64 of shape (rows, COLUMNS): the meter's version, events, the high and the
+    low word of the digest, first, through, units, places; the amount is units x 10^-places; places -1: there is none.
     """
 
     keys: Texts
-    versions: Column
-    events: Column
-    digests: npt.NDArray[np.uint64]
-    first: Column
-    through: Column
-    units: Column
-    places: npt.NDArray[np.int8]
+    words: Column
 
     @classmethod
     def of(cls, partials: Iterable[Partial]) -> tuple[Rows, list[Partial]]:
@@ -126,46 +119,33 @@ class Rows(NamedTuple):
                 others.append(partial)
                 continue
             keys.append(encode_key(partial.key))
-            high, low = int.from_bytes(share.digest[:8], "big"), int.from_bytes(share.digest[8:], "big")
-            found.append(
-                (partial.version, share.events, _signed(high), _signed(low), share.first, share.through, *amount)
-            )
-        return cls.stacked(Texts.of(keys), [*np.array(found, np.int64).reshape(-1, COLUMNS).T.copy()]), others
+            high, low = np.frombuffer(share.digest, ">i8").tolist()
+            found.append((partial.version, share.events, high, low, share.first, share.through, *amount))
+        return cls(Texts.of(keys), np.array(found, np.int64).reshape(-1, COLUMNS)), others
 
     @classmethod
     def stacked(cls, keys: Texts, columns: list[Column]) -> Rows:
         """Of the columns that `columns` gives."""
-        versions, events, high, low, first, through, units, places = columns
-        digests = np.stack([high, low]).view(np.uint64)
-        return cls(keys, versions, events, digests, first, through, units, places.astype(np.int8))
+        return cls(keys, np.stack(columns, axis=1))
 
-    def columns(self) -> list[Column]:
-        """All but the keys as signed words, as they are packed; amounts without the zeros at their end."""
-        units, places = self.units.copy(), self.places.astype(np.int64)
-        without_zeros(units, places)
-        high, low = self.digests.view(np.int64)
-        return [self.versions, self.events, high, low, self.first, self.through, units, places]
-
-    def words(self) -> Column:
-        """All but the keys, of shape (rows, COLUMNS)."""
-        high, low = self.digests.view(np.int64)
-        columns = (self.versions, self.events, high, low, self.first, self.through, self.units, self.places)
-        return np.stack(columns, axis=1)
+    def columns(self) -> Column:
+        """The words of shape (COLUMNS, rows), as they are packed: amounts without the zeros at their end."""
+        columns = self.words.T.copy()
+        without_zeros(columns[-2], columns[-1])
+        return columns
 
     def partials(self) -> list[Partial]:
         """As objects."""
-        digests = self.digests.astype(">u8").T.tobytes()
-        names = zip(
-            self.keys.tolist(), self.versions.tolist(), self.events.tolist(), self.first.tolist(), self.through.tolist(),
-            self.units.tolist(), self.places.tolist(), strict=True,
-        )  # fmt: skip
+        digests = self.words[:, 2:4].astype(">i8").tobytes()
         return [
             Partial(
                 *decode_key(key),
                 version,
                 Contribution(events, digests[16 * row : 16 * row + 16], first, through, amount_of(units, places)),
             )
-            for row, (key, version, events, first, through, units, places) in enumerate(names)
+            for row, (key, (version, events, _, _, first, through, units, places)) in enumerate(
+                zip(self.keys.tolist(), self.words.tolist(), strict=True)
+            )
         ]
 
 
@@ -231,10 +211,6 @@ def decoded(decoder: msgspec.msgpack.Decoder[T], raw: bytes | msgspec.Raw) -> T:
         raise msgspec.DecodeError(str(error)) from error
 
 
-def _signed(word: int) -> int:
-    return word - (1 << 64) if word >> 63 else word
-
-
 def encode(record: Partials | Watermark) -> bytes:
     """The bytes of a record between the stages."""
     return _encoder.encode(record)
@@ -266,9 +242,7 @@ def check_columns(columns: list[Column]) -> None:
 
 def pack_rows(source: int, rows: Rows, limit: int = RECORD_MAX) -> Iterator[bytes]:
     """Packed records of at most `limit` bytes, in order."""
-    columns = rows.columns()
-    for portion in blocks.portions(rows.keys, columns, limit - _ROWS_HEAD):
-        block = blocks.pack(rows.keys.only(portion), [column[portion] for column in columns])
+    for block in blocks.pack(rows.keys, rows.columns(), limit - _ROWS_HEAD):
         yield _encoder.encode(_PartialRows(source, block))
 
 
@@ -276,7 +250,7 @@ def pack_all(source: int, rows: Rows, others: list[Partial], limit: int = RECORD
     """Packed records of rows, then of others; of those that are rows after all, the rows first."""
     more, objects = Rows.of(others)
     for some in (rows, more):
-        if len(some.events):
+        if len(some.words):
             yield from pack_rows(source, some, limit)
     yield from pack(source, objects, limit)
 

@@ -187,7 +187,7 @@ class Closing:
         if isinstance(message, Watermark):
             self._watermark(message)
         elif isinstance(message, PartialRows):
-            words = message.rows.words()
+            words = message.rows.words
             self.table.join(message.source, self._slots(message.source, message.rows.keys, words), words)
         else:
             keys = Texts.of([encode_key(partial.key) for partial in message.items])

@@ -219,9 +219,8 @@ class Joined:
             version = int(self.windows[words[WINDOW], VERSION])
             name = b"%d|%b" % (words[SOURCE], self.keys.key(words[WINDOW]))
             yield Entry("share", name, encode_share(version, self._contribution(share, words)))
-        keys, values = self.keys.texts(slots[:size]), [column[:size] for column in columns]
-        for portion in blocks.portions(keys, values, limit):
-            yield Entry("shares", b"", blocks.pack(keys.only(portion), [column[portion] for column in values]))
+        for block in blocks.pack(self.keys.texts(slots[:size]), columns[:, :size], limit):
+            yield Entry("shares", b"", block)
 
     def restore_block(self, block: bytes, gone: KeyTable) -> tuple[int, int]:
         """A block of an entry, the newest first. gone: keys of windows that were removed since. How many held, of how many."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from schemas.compiled import kernel
+from schemas.block_kernels import AHEAD
+from schemas.compiled import kernel, part
 
 Array = Any
 """A numpy array; each kernel's docstring says of what."""
@@ -14,6 +15,8 @@ Array = Any
 LIVE, NEXT, FREE, USED, GARBAGE = 0, 1, 2, 3, 4
 """In the counts of a table of keys: keys that are live, slots ever given out, slots to be given out again, bytes of the arena
 in use, and those of them that belong to no key any more."""
+PLACE, LENGTH = 0, 1
+"""Of a slot: where its key begins in the arena, and how long it is."""
 
 
 @kernel
@@ -98,8 +101,7 @@ def key_slots(
     hashes: Array,
     index: Array,
     arena: Array,
-    places: Array,
-    lengths: Array,
+    spots: Array,
     free: Array,
     counts: Array,
     slots: Array,
@@ -108,11 +110,14 @@ def key_slots(
     """Finds rows from `row` on in a table of keys, or adds them. Gives the row it came to: all, or the one there is no room for.
 
     hashes: of each row, as `keys_hashed` has them. index: open addressing, a hash in the upper half of a word and slot + 1 in
-    the lower; 0 is empty. places, lengths: of each slot's key in the arena, length -1 where it is free. free: a stack of slots.
+    the lower; 0 is empty. spots: of each slot where its key begins in the arena and how long it is, -1 where the slot is free.
+    free: a stack of slots.
     """
     mask = np.uint64(len(index) - 1)
     low = np.uint64(0xFFFFFFFF)
     for at in range(row, len(starts)):
+        if (at - row) % AHEAD == 0:
+            looked_ahead(hashes, index, arena, spots, at, min(at + AHEAD, len(starts)), slots, new)
         start, stop = starts[at], stops[at]
         length = stop - start
         found = hashes[at]
@@ -123,8 +128,9 @@ def key_slots(
         while entry != np.uint64(0):
             if entry & ~low == found:
                 slot = np.int64(entry & low) - 1
-                if lengths[slot] == length:
-                    mine, theirs = letters[start:stop], arena[places[slot] : places[slot] + length]
+                begin = spots[slot, PLACE]
+                if spots[slot, LENGTH] == length:
+                    mine, theirs = letters[start:stop], arena[begin : begin + length]
                     different = np.uint8(0)
                     for number in range(length):
                         different |= mine[number] ^ theirs[number]
@@ -140,7 +146,7 @@ def key_slots(
         if counts[FREE] > 0:
             counts[FREE] -= 1
             slot = np.int64(free[counts[FREE]])
-        elif counts[NEXT] < len(places):
+        elif counts[NEXT] < len(spots):
             slot = counts[NEXT]
             counts[NEXT] += 1
         else:
@@ -150,17 +156,35 @@ def key_slots(
             arena[begin + number] = letters[start + number]
         counts[USED] = begin + length
         counts[LIVE] += 1
-        places[slot] = begin
-        lengths[slot] = length
+        spots[slot, PLACE], spots[slot, LENGTH] = begin, length
         index[place] = found | np.uint64(slot + 1)
         slots[at] = slot
         new[at] = True
     return len(starts)
 
 
+@part
+def looked_ahead(
+    hashes: Array, index: Array, arena: Array, spots: Array, begin: int, end: int, slots: Array, new: Array
+) -> None:
+    """Touches what `key_slots` will look at for some rows, step by step: a processor waits for many rows of a step at once.
+
+    slots, new: scratch, of these rows.
+    """
+    mask = np.uint64(len(index) - 1)
+    for at in range(begin, end):
+        entry = index[(hashes[at] >> np.uint64(32)) & mask]
+        slots[at] = np.int64(entry & np.uint64(0xFFFFFFFF)) - 1
+    for at in range(begin, end):
+        slots[at] = spots[max(slots[at], 0), PLACE]
+    last = len(arena) - 1
+    for at in range(begin, end):
+        new[at] = arena[min(slots[at], last)] > 0
+
+
 @kernel
 def keys_removed(
-    slots: Array, salt: Array, index: Array, arena: Array, places: Array, lengths: Array, free: Array, counts: Array
+    slots: Array, salt: Array, index: Array, arena: Array, spots: Array, free: Array, counts: Array
 ) -> int:
     """Takes keys out of their table; the entries behind theirs move up. Gives the row of a slot that has none, or all rows."""
     mask = np.uint64(len(index) - 1)
@@ -168,9 +192,9 @@ def keys_removed(
     one = np.uint64(1)
     for at in range(len(slots)):
         slot = slots[at]
-        if slot < 0 or slot >= counts[NEXT] or lengths[slot] < 0:
+        if slot < 0 or slot >= counts[NEXT] or spots[slot, LENGTH] < 0:
             return at
-        found = hash_of(arena, places[slot], places[slot] + np.int64(lengths[slot]), salt)
+        found = hash_of(arena, spots[slot, PLACE], spots[slot, PLACE] + spots[slot, LENGTH], salt)
         place = (found >> np.uint64(32)) & mask
         while index[place] & low != np.uint64(slot + 1):
             place = (place + one) & mask
@@ -185,9 +209,9 @@ def keys_removed(
                 index[hole] = entry
                 hole = place
         index[hole] = np.uint64(0)
-        counts[GARBAGE] += np.int64(lengths[slot])
+        counts[GARBAGE] += spots[slot, LENGTH]
         counts[LIVE] -= 1
-        lengths[slot] = -1
+        spots[slot, LENGTH] = -1
         free[counts[FREE]] = slot
         counts[FREE] += 1
     return len(slots)
@@ -207,27 +231,34 @@ def keys_indexed(entries: Array, index: Array) -> None:
 
 
 @kernel
-def keys_moved(arena: Array, places: Array, lengths: Array, high: int, moved: Array) -> int:
+def spots_of(slots: Array, spots: Array, starts: Array, stops: Array) -> None:
+    """Where in the arena the keys of these slots begin and end."""
+    for row in range(len(slots)):
+        begin = spots[slots[row], PLACE]
+        starts[row], stops[row] = begin, begin + spots[slots[row], LENGTH]
+
+
+@kernel
+def keys_moved(arena: Array, spots: Array, high: int, moved: Array) -> int:
     """Copies the keys of live slots into another arena, one behind the other. Gives how many bytes they are."""
     used = 0
     for slot in range(high):
-        length = np.int64(lengths[slot])
+        begin, length = spots[slot]
         if length >= 0:
-            begin = places[slot]
             for number in range(length):
                 moved[used + number] = arena[begin + number]
-            places[slot] = used
+            spots[slot, PLACE] = used
             used += int(length)
     return used
 
 
 @kernel
-def keys_beginning(prefix: Array, arena: Array, places: Array, lengths: Array, high: int, found: Array) -> int:
+def keys_beginning(prefix: Array, arena: Array, spots: Array, high: int, found: Array) -> int:
     """The slots whose keys begin so, ascending. Gives how many."""
     size = 0
     for slot in range(high):
-        if lengths[slot] >= len(prefix):
-            begin = places[slot]
+        begin, length = spots[slot]
+        if length >= len(prefix):
             same = True
             for number in range(len(prefix)):
                 if arena[begin + number] != prefix[number]:

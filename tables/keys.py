@@ -1,6 +1,6 @@
 """A table of keys: byte strings that are each given a small number, its slot, so that what belongs to a key stands in arrays.
 
-A key takes its own bytes, 12 more, and 12 to 24 in the index; while a table grows, up to twice that. The hash is salted with a
+A key takes its own bytes, 20 more, and 12 to 24 in the index; while a table grows, up to twice that. The hash is salted with a
 secret of this process: keys that were made to collide don't. Nothing that can be observed depends on it.
 """
 
@@ -17,6 +17,7 @@ from schemas.texts import Letters, Places, Texts
 from tables.kernels import (
     FREE,
     GARBAGE,
+    LENGTH,
     LIVE,
     NEXT,
     USED,
@@ -26,6 +27,7 @@ from tables.kernels import (
     keys_indexed,
     keys_moved,
     keys_removed,
+    spots_of,
 )
 
 Flags = npt.NDArray[np.bool_]
@@ -62,8 +64,7 @@ class KeyTable:
     def __init__(self) -> None:
         self._index = np.zeros(2 * _LEAST, np.uint64)
         self._arena = np.zeros(64 * _LEAST, np.uint8)
-        self._places = np.zeros(_LEAST, np.int64)
-        self._lengths = np.full(_LEAST, -1, np.int32)
+        self._spots = np.full((_LEAST, 2), -1, np.int64)
         self._free = np.zeros(_LEAST, np.int32)
         self._counts = np.zeros(5, np.int64)
 
@@ -90,7 +91,7 @@ class KeyTable:
         row = 0
         while True:
             row = key_slots(
-                letters, starts, stops, row, add, hashes, self._index, self._arena, self._places, self._lengths, self._free,
+                letters, starts, stops, row, add, hashes, self._index, self._arena, self._spots, self._free,
                 self._counts, slots, new,
             )  # fmt: skip
             if row == rows:
@@ -103,43 +104,37 @@ class KeyTable:
 
     def __contains__(self, slot: int) -> bool:
         """Whether a key has this slot."""
-        return 0 <= slot < self.size and bool(self._lengths[slot] >= 0)
+        return 0 <= slot < self.size and bool(self._spots[slot, LENGTH] >= 0)
 
     def key(self, slot: int) -> bytes:
         """The key that has this slot."""
-        assert self._lengths[slot] >= 0, "the slot of a key"
-        begin = int(self._places[slot])
-        return self._arena[begin : begin + int(self._lengths[slot])].tobytes()
+        begin, length = self._spots[slot].tolist()
+        assert length >= 0, "the slot of a key"
+        return self._arena[begin : begin + length].tobytes()
 
     def texts(self, slots: Places) -> Texts:
         """The keys that have these slots. They stay what they are, whatever becomes of the table."""
-        starts = self._places[slots]
-        return Texts(self._arena, starts, starts + self._lengths[slots])
+        starts, stops = np.empty((2, len(slots)), np.int64)
+        spots_of(still(slots, np.int64), self._spots, starts, stops)
+        return Texts(self._arena, starts, stops)
 
     def slots(self, begin: int = 0, end: int | None = None) -> Places:
         """Every slot that has a key now, ascending; of those from `begin` to `end`, exclusive."""
         size = self.size if end is None else min(end, self.size)
-        found: Places = np.flatnonzero(self._lengths[begin:size] >= 0) + begin
+        found: Places = np.flatnonzero(self._spots[begin:size, LENGTH] >= 0) + begin
         return found
 
     def beginning(self, prefix: bytes) -> Places:
         """The slots of the keys that begin so, ascending."""
         found = np.empty(self.size, np.int64)
         letters = np.frombuffer(prefix, np.uint8)
-        size = keys_beginning(letters, self._arena, self._places, self._lengths, self.size, found)
+        size = keys_beginning(letters, self._arena, self._spots, self.size, found)
         return found[:size]
 
     def remove(self, slots: Places) -> None:
         """These keys are gone; each must be there."""
         done = keys_removed(
-            still(slots, np.int64),
-            _SALT,
-            self._index,
-            self._arena,
-            self._places,
-            self._lengths,
-            self._free,
-            self._counts,
+            still(slots, np.int64), _SALT, self._index, self._arena, self._spots, self._free, self._counts
         )
         assert done == len(slots), "the slot of a key"
         if self._counts[GARBAGE] > max(_COMPACTED, int(self._counts[USED]) // 2):
@@ -153,9 +148,8 @@ class KeyTable:
             self._index = index
         if self._counts[USED] + length > len(self._arena):
             self._move(2 * max(length, len(self._arena)))
-        if self._counts[FREE] == 0 and self.size == len(self._places):
-            self._places = grown(self._places, self.size + 1)
-            self._lengths = grown(self._lengths, self.size + 1, -1)
+        if self._counts[FREE] == 0 and self.size == len(self._spots):
+            self._spots = lengthened(self._spots, self.size + 1, -1)
             self._free = grown(self._free, self.size + 1)
 
     def _move(self, size: int) -> None:
@@ -164,6 +158,6 @@ class KeyTable:
         if self._counts[GARBAGE] < used // 8:
             arena[:used] = self._arena[:used]
         else:
-            self._counts[USED] = keys_moved(self._arena, self._places, self._lengths, self.size, arena)
+            self._counts[USED] = keys_moved(self._arena, self._spots, self.size, arena)
             self._counts[GARBAGE] = 0
         self._arena = arena

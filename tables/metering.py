@@ -23,6 +23,7 @@ from tables.keys import KeyTable, grown
 from tables.ledger import Ledger
 from tables.portions import WAITING, Portion, gone_entries, portions
 from tables.runs import Disk
+from tables.share_kernels import THROUGH, VERSION
 from tables.shares import Shares
 
 _PIECE = 32_000 // MEMBER_BYTES * MEMBER_BYTES
@@ -138,7 +139,6 @@ class MeteringTable:
         self.ids = KnownIds(correct_for_ms, disk)
         self.target = np.zeros(0, np.int64)
         self._seal_ms = np.zeros(0, np.int64)
-        self._versions = np.zeros(0, np.int64)
         self._marks = np.zeros(0, np.uint8)
         self._members: dict[int, _Members] = {}
         self._correct_for_ms = correct_for_ms
@@ -183,27 +183,26 @@ class MeteringTable:
         slots, new = self.keys.slots_of(keys, True)
         if new.any():
             made = slots[new]
-            self._make(made)
+            self._make(made, version)
             self.target[made] = targets[new]
-            self._versions[made] = version
             seals_ms = self._seal_ms[made] = ends_ms[new] + self._correct_for_ms
             self._seals.add(seals_ms, made)
         self._marks[slots] |= _DIRTY | _TOUCHED
         return slots
 
-    def _make(self, slots: Integers) -> None:
+    def _make(self, slots: Integers, versions: Integers | int) -> None:
         room = self.keys.size
-        self.shares.clear(slots, room)
+        self.shares.clear(slots, room, versions)
         self.target = grown(self.target, room)
         self._seal_ms = grown(self._seal_ms, room)
-        self._versions = grown(self._versions, room)
         self._marks = grown(self._marks, room)
 
     def at(self, slot: int) -> OpenPartial:
         """One partial as it is now."""
         held = self._members.get(slot)
         members, fresh = (_NOBODY, _NOBODY) if held is None else (set(held.all), set(held.fresh))
-        return OpenPartial(self.shares.share(slot), int(self._seal_ms[slot]), int(self._versions[slot]), members, fresh)
+        version = int(self.shares.rows[slot, VERSION])
+        return OpenPartial(self.shares.share(slot), int(self._seal_ms[slot]), version, members, fresh)
 
     def fit_rows(self, slots: Integers) -> Flags:
         """Which partials can travel as rows: those without a place of their amount, without members, in machine words."""
@@ -214,11 +213,7 @@ class MeteringTable:
 
     def rows(self, slots: Integers) -> Rows:
         """Partials that can travel so, as rows."""
-        shares = self.shares
-        return Rows(
-            self.keys.texts(slots), self._versions[slots], shares.events[slots], shares.digests[:, slots],
-            shares.first[slots], shares.through[slots], *shares.amounts(slots),
-        )  # fmt: skip
+        return Rows(self.keys.texts(slots), self.shares.rows[slots])
 
     def add_member(self, slot: int, member: bytes) -> None:
         """One more thing to be told apart in a window of a unique count."""
@@ -250,7 +245,7 @@ class MeteringTable:
         """A live partial is what it is through that offset, although nothing was folded; it is to leave again."""
         slot = self.keys.slot(encode_key(key))
         assert slot >= 0, "a live partial"
-        self.shares.through[slot] = through
+        self.shares.rows[slot, THROUGH] = through
         self._marks[slot] |= _TOUCHED
         self.send_again([key])
 
@@ -268,7 +263,7 @@ class MeteringTable:
         return Changed(slots, gone)
 
     def _marked(self, mark: np.uint8) -> Integers:
-        return np.flatnonzero(self._marks[: self.keys.size] & mark)
+        return np.flatnonzero((self._marks[: self.keys.size] & mark) != 0)
 
     def accepted(self) -> None:
         """The checkpoint whose entries `touched` gave is accepted: its members need not travel again."""
@@ -326,11 +321,11 @@ class MeteringTable:
         check_keys(keys)
         kept = np.flatnonzero(self._gone_since.slots_of(keys, False)[0] < 0)
         slots, new = self.keys.slots_of(keys.only(kept), True)
-        self._make(slots[new])
-        for row, slot in zip(kept[new].tolist(), slots[new].tolist(), strict=True):
-            saved = _saved_decoder.decode(waiting[row][1])
+        found = [_saved_decoder.decode(waiting[row][1]) for row in kept[new].tolist()]
+        self._make(slots[new], np.array([saved.version for saved in found], np.int64))
+        for saved, slot in zip(found, slots[new].tolist(), strict=True):
             self.shares.put(slot, Share.of(saved.share))
-            self._seal_ms[slot], self._versions[slot] = saved.seal_ms, saved.version
+            self._seal_ms[slot] = saved.seal_ms
 
     def restore_block(self, kind: str, block: bytes) -> tuple[int, int]:
         """See `tables.replay.Restorable`."""
@@ -348,9 +343,9 @@ class MeteringTable:
             keys, columns = keys.only(kept), [column[kept] for column in columns]
         slots, new = self.keys.slots_of(keys, True)
         slots, columns = slots[new], [column[new] for column in columns]
-        self._make(slots)
-        self.shares.put_rows(slots, Rows.stacked(keys.only(new), columns[1:]))
-        self._seal_ms[slots], self._versions[slots] = columns[:2]
+        self._make(slots, columns[1])
+        self.shares.rows[slots] = np.stack(columns[1:], axis=1)
+        self._seal_ms[slots] = columns[0]
         return len(slots), every
 
     def unite(self, kind: str, key: bytes, piece: bytes) -> None:
@@ -393,10 +388,11 @@ class MeteringTable:
         in_words = self.shares.in_words(slots)
         rows = self.rows(slots[in_words])
         columns = [self._seal_ms[slots[in_words]], *rows.columns()]
-        for portion in blocks.portions(rows.keys, columns, self.block_max):
-            yield Entry("partials", b"", blocks.pack(rows.keys.only(portion), [column[portion] for column in columns]))
+        for block in blocks.pack(rows.keys, columns, self.block_max):
+            yield Entry("partials", b"", block)
         yield from map(self._entry, slots[~in_words].tolist())
 
     def _entry(self, slot: int) -> Entry:
-        saved = _Saved(int(self._seal_ms[slot]), int(self._versions[slot]), self.shares.share(slot).contribution())
+        partial = self.at(slot)
+        saved = _Saved(partial.seal_ms, partial.version, partial.share.contribution())
         return Entry("partial", self.keys.key(slot), _encoder.encode(saved))

@@ -29,5 +29,4 @@ def portions(kind: str, places: int) -> list[Portion]:
 
 def gone_entries(names: Sequence[bytes], limit: int) -> list[Entry]:
     """Keys that were removed, as entries of the packed kind `gone`: blocks of at most `limit` bytes."""
-    keys = Texts.of(names)
-    return [Entry("gone", b"", blocks.pack(keys.only(portion), [])) for portion in blocks.portions(keys, [], limit)]
+    return [Entry("gone", b"", block) for block in blocks.pack(Texts.of(names), [], limit)]

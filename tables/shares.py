@@ -22,18 +22,37 @@ import numpy.typing as npt
 
 from schemas.blocks import still
 from schemas.numbers import SUM
-from schemas.partials import Rows, scaled
-from schemas.written import Integers
+from schemas.partials import scaled
+from schemas.written import Flags, Integers
 from tables.aggregates import Place, Share
-from tables.keys import grown
-from tables.share_kernels import ADD, EXACT, LATEST, LEAST, MOST, NOTHING, amounts_folded, counted
+from tables.keys import lengthened
+from tables.share_kernels import (
+    ADD,
+    EVENTS,
+    EXACT,
+    FIRST,
+    HIGH,
+    LATEST,
+    LEAST,
+    LOW,
+    MOST,
+    NOTHING,
+    PLACES,
+    THROUGH,
+    UNITS,
+    VERSION,
+    WORDS,
+    amounts_folded,
+    counted,
+)
 
 Words = npt.NDArray[np.uint64]
 
 KINDS = {"sum": ADD, "avg": ADD, "min": LEAST, "max": MOST, "latest": LATEST}
 """Aggregations that carry an amount, and what becomes of two."""
 _ROOM = 1024
-_NEVER = (1 << 63) - 1
+_NOTHING_YET = (0, 0, 0, 0, (1 << 63) - 1, -1, 0, NOTHING)
+_WORD = (1 << 64) - 1
 
 
 class Sums(NamedTuple):
@@ -46,39 +65,34 @@ class Sums(NamedTuple):
 
 
 class Shares:
-    """Shares by slot; a slot that is taken newly is to be `cleared` first."""
+    """Shares by slot; a slot that is taken newly is to be `cleared` first. rows: (slots, 8), as those of `Rows`."""
 
     def __init__(self) -> None:
-        self.events = np.zeros(_ROOM, np.int64)
-        self.digests = np.zeros((2, _ROOM), np.uint64)
-        self.first = np.zeros(_ROOM, np.int64)
-        self.through = np.zeros(_ROOM, np.int64)
-        self.units = np.zeros(_ROOM, np.int64)
-        self.places = np.zeros(_ROOM, np.int8)
-        self._moments = np.zeros((3, _ROOM), np.int64)
+        self.rows = np.zeros((_ROOM, WORDS), np.int64)
+        self._moments = np.zeros((0, 3), np.int64)  # none before there is a `latest`
         self._exact: dict[int, Decimal] = {}
 
-    def clear(self, slots: Integers, room: int) -> None:
+    def clear(self, slots: Integers, room: int, versions: Integers | int = 0) -> None:
         """These slots are of new windows: nothing is folded in yet. room: all slots are below."""
-        if room > len(self.events):
-            for name in ("events", "digests", "first", "through", "units", "places", "_moments"):
-                setattr(self, name, grown(getattr(self, name), room))
-        self.events[slots] = 0
-        self.digests[:, slots] = 0
-        self.first[slots] = _NEVER
-        self.through[slots] = -1
-        self.places[slots] = NOTHING
-        self._moments[:, slots] = -1
+        self.rows = lengthened(self.rows, room)
+        self.rows[slots] = _NOTHING_YET
+        self.rows[slots, VERSION] = versions
+        if len(self._moments):
+            self._place(slots)
         if self._exact:
             for slot in slots.tolist():
                 self._exact.pop(slot, None)
+
+    def _place(self, slots: Integers) -> None:
+        """Room for places of amounts; those of these slots are none."""
+        self._moments = lengthened(self._moments, len(self.rows), -1)
+        self._moments[slots] = -1
 
     def count(self, slots: Integers, sums: Sums) -> None:
         """So many events more; a slot may be there twice."""
         counted(
             still(slots, np.int64), still(sums.events, np.int64), still(sums.digests, np.uint64),
-            still(sums.firsts, np.int64), still(sums.lasts, np.int64),
-            self.events, self.digests, self.first, self.through,
+            still(sums.firsts, np.int64), still(sums.lasts, np.int64), self.rows, self.rows.view(np.uint64),
         )  # fmt: skip
 
     def fold(
@@ -88,9 +102,11 @@ class Shares:
         left = np.empty(len(slots), np.int64)
         if moments is None:
             moments = np.empty((3, 0), np.int64)
+        else:
+            self._place(slots[:0])
         many = amounts_folded(
             KINDS[aggregation], still(slots, np.int64), still(units, np.int64), places, still(moments, np.int64),
-            self.units, self.places, self._moments, left,
+            self.rows, self._moments, left,
         )  # fmt: skip
         for row in left[:many].tolist():
             amount = Decimal(int(units[row])).scaleb(-places, SUM)
@@ -102,9 +118,10 @@ class Shares:
         held = self.amount(slot)
         if aggregation == "latest":
             assert at is not None
-            if held is not None and at <= tuple(self._moments[:, slot].tolist()):
+            self._place(np.zeros(0, np.int64))
+            if held is not None and at <= tuple(self._moments[slot].tolist()):
                 return
-            self._moments[:, slot] = at
+            self._moments[slot] = at
         elif held is not None:
             if aggregation == "min":
                 amount = min(held, amount)
@@ -116,49 +133,45 @@ class Shares:
 
     def amount(self, slot: int) -> Decimal | None:
         """What the aggregation carries."""
-        places = int(self.places[slot])
+        units, places = self.rows[slot, UNITS:].tolist()
         if places == EXACT:
             return self._exact[slot]
-        return None if places == NOTHING else Decimal(int(self.units[slot])).scaleb(-places, SUM)
+        return None if places == NOTHING else Decimal(units).scaleb(-places, SUM)
 
     def share(self, slot: int) -> Share:
         """One of them as it is now."""
-        high, low = self.digests[:, slot].tolist()
-        first, through = int(self.first[slot]), int(self.through[slot])
-        at = None if self._moments[0, slot] < 0 else tuple(self._moments[:, slot].tolist())
-        return Share(first, int(self.events[slot]), (high << 64) + low, through, self.amount(slot), at)
+        _, events, high, low, first, through = self.rows[slot, :UNITS].tolist()
+        at = None
+        if len(self._moments) and self._moments[slot, 0] >= 0:
+            at = tuple(self._moments[slot].tolist())
+        return Share(first, events, (high & _WORD) << 64 | low & _WORD, through, self.amount(slot), at)
 
     def put(self, slot: int, share: Share) -> None:
         """Sets one of them; its slot is cleared."""
-        self.events[slot] = share.events
-        self.digests[:, slot] = share.digest >> 64, share.digest & (1 << 64) - 1
-        self.first[slot], self.through[slot] = share.first, share.through
+        self.rows[slot, EVENTS], self.rows[slot, FIRST], self.rows[slot, THROUGH] = (
+            share.events,
+            share.first,
+            share.through,
+        )
+        self.rows.view(np.uint64)[slot, HIGH : LOW + 1] = share.digest >> 64, share.digest & _WORD
         if share.amount is not None:
             self._hold(slot, share.amount)
         if share.at is not None:
-            self._moments[:, slot] = share.at
+            self._place(np.zeros(0, np.int64))
+            self._moments[slot] = share.at
 
-    def put_rows(self, slots: Integers, rows: Rows) -> None:
-        """Sets many of them; their slots are cleared."""
-        self.events[slots], self.digests[:, slots] = rows.events, rows.digests
-        self.first[slots], self.through[slots] = rows.first, rows.through
-        self.units[slots], self.places[slots] = rows.units, rows.places
-
-    def in_words(self, slots: Integers) -> npt.NDArray[np.bool_]:
+    def in_words(self, slots: Integers) -> Flags:
         """Which of them have nothing but machine words: no amount that does not fit, and no place of one."""
-        fits: npt.NDArray[np.bool_] = (self.places[slots] != EXACT) & (self._moments[0, slots] < 0)
+        fits: Flags = self.rows[slots, PLACES] != EXACT
+        if len(self._moments):
+            fits &= self._moments[slots, 0] < 0
         return fits
-
-    def amounts(self, slots: Integers) -> tuple[Integers, npt.NDArray[np.int8]]:
-        """Units and places of shares that are in words; 0 and -1 where there is no amount."""
-        places = self.places[slots]
-        return np.where(places == NOTHING, 0, self.units[slots]), places
 
     def _hold(self, slot: int, amount: Decimal) -> None:
         word = scaled(amount)
         if word is None:
             self._exact[slot] = amount
-            self.places[slot] = EXACT
+            self.rows[slot, PLACES] = EXACT
         else:
             self._exact.pop(slot, None)
-            self.units[slot], self.places[slot] = word
+            self.rows[slot, UNITS:] = word

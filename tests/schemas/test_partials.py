@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import msgspec
@@ -11,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas import blocks, partials
+from schemas.blocks import Column
 from schemas.numbers import SUM
 from schemas.partials import Contribution, Partial, PartialRows, Rows, amount_of, scaled
 from schemas.texts import Texts
@@ -35,6 +37,11 @@ PARTIALS = st.builds(
         AMOUNTS.map(lambda amount: None if amount is None else amount.normalize(SUM)),
     ),
 )
+
+
+def packed(keys: Texts, columns: Sequence[Column]) -> bytes:
+    [block] = blocks.pack(keys, columns, partials.RECORD_MAX)
+    return block
 
 
 @settings(deadline=None)
@@ -63,7 +70,7 @@ def test_rows_are_read_back_as_what_they_were_in_records_within_the_limit(items:
 def test_what_is_no_row_stays_an_object(share: Contribution) -> None:
     partial = Partial("acme", "m", (), 0, "PT1M", 1, share)
     rows, others = Rows.of([partial])
-    assert (len(rows.events), others) == (0, [partial]) and list(partials.pack_rows(0, rows)) == []
+    assert (len(rows.words), others) == (0, [partial]) and list(partials.pack_rows(0, rows)) == []
 
 
 def test_a_partial_with_members_stays_an_object() -> None:
@@ -82,10 +89,7 @@ def test_an_amount_of_a_row_is_exact(units: int, places: int) -> None:
 
 def test_equal_amounts_have_equal_bytes() -> None:
     def packed(units: int, places: int) -> list[bytes]:
-        one = np.ones(1, np.int64)
-        keys = Texts.of([b"key"])
-        words = np.zeros((2, 1), np.uint64)
-        rows = Rows(keys, one, one, words, one, one, units * one, np.full(1, places, np.int8))
+        rows = Rows(Texts.of([b"key"]), np.array([[1, 1, 0, 0, 1, 1, units, places]]))
         return list(partials.pack_rows(0, rows))
 
     assert packed(150, 2) == packed(15, 1) == packed(1_500_000, 6) != packed(15, 2)
@@ -96,14 +100,14 @@ def test_equal_amounts_have_equal_bytes() -> None:
 def test_a_block_takes_no_more_bytes_than_its_columns_need() -> None:
     keys = [b"tenant-%04d" % number for number in range(1000)]
     columns = [np.full(1000, 1 << 60), np.arange(1000) - (1 << 50), np.arange(1000) % 256]
-    assert len(blocks.pack(Texts.of(keys), columns)) < 1000 * (11 + 2 + 1) + 100
+    assert len(packed(Texts.of(keys), columns)) < 1000 * (11 + 2 + 1) + 100
 
 
 @given(st.data())
 def test_a_record_of_somebody_else_is_none_of_ours(data: st.DataObject) -> None:
     """Cut off, or with any byte another: it is refused or it is read as some rows, and nothing else happens."""
     items = [Partial(f"tenant-{n}", "m", (), n, "PT1M", 1, Contribution(n, bytes([n] * 16), n, n)) for n in range(20)]
-    block = blocks.pack(Rows.of(items)[0].keys, Rows.of(items)[0].columns())
+    block = packed(Rows.of(items)[0].keys, Rows.of(items)[0].columns())
     cut = data.draw(st.integers(0, len(block) - 1))
     with pytest.raises(msgspec.DecodeError):
         blocks.unpack(block[:cut], partials.COLUMNS)
@@ -122,10 +126,10 @@ def test_a_record_of_somebody_else_is_none_of_ours(data: st.DataObject) -> None:
 
 def test_rows_that_count_less_than_nothing_are_refused() -> None:
     one = np.ones(1, np.int64)
-    block = blocks.pack(Texts.of([b"key"]), [one, -one, one, one, one, one, one, one])
+    block = packed(Texts.of([b"key"]), [one, -one, one, one, one, one, one, one])
     with pytest.raises(msgspec.DecodeError):
         partials.decode(msgspec.msgpack.encode(["r", 0, block]))
-    block = blocks.pack(Texts.of([b"key"]), [one, one, one, one, one, one, one, 19 * one])
+    block = packed(Texts.of([b"key"]), [one, one, one, one, one, one, one, 19 * one])
     with pytest.raises(msgspec.DecodeError):
         partials.decode(msgspec.msgpack.encode(["r", 0, block]))
 

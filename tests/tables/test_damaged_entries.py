@@ -10,7 +10,7 @@ import pytest
 
 from schemas import blocks, changelog
 from schemas.errors import PartitionStopped
-from schemas.partials import Contribution, encode_share
+from schemas.partials import RECORD_MAX, Contribution, encode_share
 from schemas.texts import Texts
 from schemas.windows import WindowKey, encode_key
 from tables.dedupe import KnownIds
@@ -70,7 +70,8 @@ def block(columns: int, key: bytes = KEY, **values: int) -> bytes:
     row = [1] * columns
     for name, value in values.items():
         row[-int(name[1:])] = value
-    return blocks.pack(Texts.of([key]), [np.array([value], np.int64) for value in row])
+    [found] = blocks.pack(Texts.of([key]), [np.array([value], np.int64) for value in row], RECORD_MAX)
+    return found
 
 
 def to_metering(kind: str, key: bytes, value: bytes) -> tuple[World, Callable[[World], object]]:
