@@ -59,7 +59,8 @@ def row_width(words: Array) -> int:
 def block_written(letters: Array, starts: Array, stops: Array, words: Array, begin: int, end: int, out: Array) -> int:
     """Writes the block (`schemas/blocks.py`) of the rows from `begin` to `end`, exclusive; gives how many bytes it has.
 
-    letters, starts, stops: the keys, each of a byte at least. words: (columns, rows), int64, the lengths of the keys first. out: uint8, with room.
+    letters, starts, stops: the keys, each of a byte at least. words: (columns, rows), int64, the lengths of the keys first.
+    out: uint8, with room.
     """
     put(out, 0, np.uint64(end - begin), 4)
     out[4] = len(words)

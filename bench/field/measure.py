@@ -139,7 +139,7 @@ async def speed(
             if course.left < 1.5 * blocks:  # the rest would be too little for another one
                 blocks = course.left
         peak_mb = running.peak_mb()
-        closing = given.closes and contestant.closes == "event time"
+        closing = (given.closes or not contestant.tells_early) and contestant.closes == "event time"
         verdict = await course.verdict(contestant, close=closing, soon=True) if contestant.adds_up else None
         return Speed(events, wall_s, cpu_s, peak_mb, verdict)
     finally:

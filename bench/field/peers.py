@@ -188,6 +188,7 @@ PEERS = (
         "`final()`.",
         about_per_s=20_000.0,
         shows="output topic, after every event",
+        tells_early=False,
         **_python("quix", "-m", "bench.peers.quix"),
     ),
     Peer(
