@@ -234,11 +234,11 @@ MUTANTS = (
         "                self._shelves.find(astray, ids.words, elsewhere)\n", "                pass\n", 200,
     ),
     _one(
-        "the last counter of an interval is not in it", "§4", "tables/id_kernels.py",
+        "the last counter of an interval is not in it", "§4", "tables/lane_kernels.py",
         "if below > 0 and counter <= stops[place]:", "if below > 0 and counter < stops[place]:", 60,
     ),
     _one(
-        "an interval grows over a gap", "§4", "tables/id_kernels.py",
+        "an interval grows over a gap", "§4", "tables/lane_kernels.py",
         "stops[place - 1] + 1 == start", "stops[place - 1] + 2 >= start", 60,
     ),
     _one(
@@ -271,7 +271,7 @@ MUTANTS = (
     ),
     _one(
         "of the latest values the last folded wins", "§5", "tables/share_kernels.py",
-        "                        later = moments[part, row] > held_moments[part, slot]\n",
+        "                        later = moments[part, row] > held_moments[slot, part]\n",
         "                        later = True\n",
     ),
     _one(

@@ -37,7 +37,7 @@ _PIECE = 32_000 // ID_BYTES * ID_BYTES
 _LANES = 1000
 """In a share of a snapshot."""
 _DIGESTS, _INTERVALS = b"\x00", b"\x01"
-"""With which pieces begin: of digests by bucket, or what `id_kernels.pack` writes."""
+"""With which pieces begin: of digests by bucket, or what `lane_kernels.pack` writes."""
 _many = struct.Struct(">H")
 _BUCKET = np.dtype([("bucket", ">i8"), ("many", ">u4")])
 _SWEEPS = 8

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.ids import ID_BYTES, Integers
-from tables import id_kernels as kernels
+from tables import lane_kernels as kernels
 
 NEVER = -(1 << 62)
 MOST = 4096
@@ -94,7 +94,7 @@ class Lanes:
         elsewhere: Integers,
         fates: npt.NDArray[np.uint8],
     ) -> None:
-        """See `id_kernels.count_in_lanes`."""
+        """See `lane_kernels.count_in_lanes`."""
         row = 0
         while row < len(slots):
             row = kernels.count_in_lanes(
