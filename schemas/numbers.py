@@ -6,6 +6,7 @@ Valid are at most 20 digits before the point and 18 after it, judged by value: `
 from __future__ import annotations
 
 import re
+import sys
 from decimal import (
     MAX_EMAX,
     MIN_EMIN,
@@ -22,6 +23,10 @@ from schemas.errors import DataError
 
 INTEGER_DIGITS = 20
 FRACTION_DIGITS = 18
+READ_DIGITS = 4300
+"""An event with a longer integer anywhere in it is invalid: msgspec reads none. A process may be set to read less than that
+(PYTHONINTMAXSTRDIGITS), but what becomes of an event depends on nothing but the log (design §2)."""
+sys.set_int_max_str_digits(READ_DIGITS)
 
 SUM = Context(prec=60, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow, Inexact])
 """Sums run here: 60 digits, and an inexact result is an error, never a rounded total. Immutable by convention."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from decimal import Decimal, Inexact
 from fractions import Fraction
 
@@ -89,6 +92,14 @@ def test_what_is_no_quantity_is_refused_with_what_was_found_and_expected(found: 
     assert refused.value.detail.endswith(
         "expected a decimal number with at most 20 digits before and 18 after the point"
     )
+
+
+@pytest.mark.parametrize("setting", ["0", "640", "100000"])
+def test_which_numbers_can_be_read_is_no_setting_of_the_process(setting: str) -> None:
+    read = "import msgspec, schemas.reader; msgspec.json.decode(b'9' * 4300); print('read'); msgspec.json.decode(b'9' * 4301)"
+    environ = os.environ | {"PYTHONINTMAXSTRDIGITS": setting}
+    done = subprocess.run([sys.executable, "-c", read], env=environ, capture_output=True, text=True)
+    assert "Integer value out of range" in done.stderr and done.stdout == "read\n", done.stderr
 
 
 def test_an_integer_too_long_to_be_printed_is_refused_all_the_same() -> None:
