@@ -40,7 +40,8 @@ from transport.fetching import split
 
 TITLE = "The hot path"
 _SEED = 7
-_EVENTS, _FEW = 800_000, 1_000
+_EVENTS = 800_000
+"""Of each input, beside one of every key where those are many."""
 _FETCH_BYTES = 900_000
 """Of one partition at once: aiokafka asks for a megabyte."""
 _WARM = 0.3
@@ -48,6 +49,8 @@ _WARM = 0.3
 _EMIT_EVERY, _CHECKPOINT_EVERY = 12, 24
 """Fetches: some hundred thousand events a second come to about what a worker does by the clock."""
 _YARD_EVENTS = 4_000
+_FEW = 1_000
+"""Keys that are live without being asked to."""
 _CASES = (
     ("single records, 1,000 keys", 1_000, False),
     ("envelopes, 1,000 keys", 1_000, True),
@@ -219,7 +222,7 @@ def section(runs: list[Measured], occasion: str) -> str:
 def main() -> None:
     """Measure, print, write the section."""
     parser = argparse.ArgumentParser(prog="python -m bench.hotpath", description=__doc__.splitlines()[0])
-    parser.add_argument("--events", type=int, help="of each input, instead of 800,000; printed, not written")
+    parser.add_argument("--events", type=int, help=f"of each input, instead of {_EVENTS:,}; printed, not written")
     options = parser.parse_args()
     definitions = parse(meters_yaml())
     occasion = f"`make bench-hotpath`, {today()}: {machine()}; {busy()}."

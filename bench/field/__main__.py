@@ -23,7 +23,7 @@ from bench.field.contestants import Contestant
 from bench.field.install import installed
 from bench.field.meterline import MEMBERS, TWO_WORKERS
 from bench.field.peers import FLOORS, PEERS
-from bench.field.plan import FULL, LEFT_OUT, QUICK, Plan, Step, Taking, missing, steps
+from bench.field.plan import FULL, LEFT_OUT, QUICK, Plan, Step, Taking, missing, parts, steps
 from bench.field.records import Runs
 from bench.field.report import Occasion, section, write_plots
 from bench.field.sitting import Cores, Sitting
@@ -147,12 +147,9 @@ def _measured(plan: Plan, members: Sequence[Contestant], kept: Path | None, trac
         runs = Runs.load(path) if path.exists() else Runs(path)
         left = missing(planned(plan, members, trace), runs.done())
         title = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC at {_commit()}, {busy()}"
-        kills = [number for number, step in enumerate(left) if step.kind == "crash"]
-        first = kills[-1] + 1 if kills else 0  # a sitting looks at kills after all else
-        for some in (left[:first], left[first:]):
-            if some:
-                sitting = Sitting(plan, members, runs, directory, cores, trace=trace, title=title)
-                asyncio.run(sitting.measure(some))
+        for some in parts(left):
+            sitting = Sitting(plan, members, runs, directory, cores, trace=trace, title=title)
+            asyncio.run(sitting.measure(some))
         return runs
     finally:
         if kept is None:

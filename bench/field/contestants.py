@@ -130,8 +130,8 @@ class Contestant(ABC):
     settings: where the way it is set up comes from. remarks: what has to be known to read its figures. envelopes: reads
     arrays of events. deduplicates: by (source, id). closes: by what it says that a window is final: "event time", "wall
     clock" or "its end"; empty: never. batch: ends by itself at the end of the input. shows: how its running totals are
-    seen; empty where it has none. tells_early: what it has of a window before it closes, not only where that is asked for
-    instead (`Where.running_totals`). adds_up: whether it has totals at all. warms_up_s: CPU time that it needs
+    seen; empty where it has none. tells_early: whether it tells of a window before that closes, not only where it is asked
+    to (`Where.running_totals`). adds_up: whether it has totals at all. warms_up_s: CPU time that it needs
     before its figures are its own, however short the run. about_per_s: how many events it takes per CPU-second, about, where no
     earlier run says it.
     """

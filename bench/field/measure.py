@@ -139,11 +139,16 @@ async def speed(
             if course.left < 1.5 * blocks:  # the rest would be too little for another one
                 blocks = course.left
         peak_mb = running.peak_mb()
-        closing = (given.closes or not contestant.tells_early) and contestant.closes == "event time"
+        closing = closed_in_the_end(contestant, given)
         verdict = await course.verdict(contestant, close=closing, soon=True) if contestant.adds_up else None
         return Speed(events, wall_s, cpu_s, peak_mb, verdict)
     finally:
         await running.stop()
+
+
+def closed_in_the_end(contestant: Contestant, given: Input) -> bool:
+    """Whether windows are closed before totals are looked at: where they are few, or nothing else is told of them."""
+    return contestant.closes == "event time" and (given.closes or not contestant.tells_early)
 
 
 async def _batch_speed(

@@ -36,6 +36,7 @@ def test_everything_is_counted_and_every_part_is_in_the_table(envelopes: bool) -
     given = hotpath.fetches(1_000, 60_000, envelopes=envelopes)
     run = hotpath.measure("some events", given, parse(meters_yaml()))
     assert 0 < run.events < 61_000
+    assert 0 < hotpath.measure("the last of them", given, parse(meters_yaml()), 0.9).events < run.events / 2
     assert {
         hotpath.UNPACK,
         hotpath.SHAPES,

@@ -13,7 +13,7 @@ from bench.field.inputs import Keys, make, tenants, zipf
 from bench.field.job import WINDOW_MS
 from bench.field.judge import Verdict
 from bench.field.measure import Crash, Latency, Speed, warming
-from bench.field.plan import BARRED, FULL, ONCE, QUICK, Plan, Step, missing
+from bench.field.plan import BARRED, FULL, ONCE, QUICK, Plan, Step, missing, parts
 from bench.field.records import Run, Runs
 from bench.field.titles import ENVELOPES, MILLION, NEW_KEYS, ONE_K, TRACE, TRACE_ENVELOPES, UNIFORM
 
@@ -68,8 +68,20 @@ def test_a_round_mixes_the_inputs_in_an_order_of_its_own() -> None:
     assert [*(step for one in rounds for step in one), *once] == speeds
     first, second, third = ([(s.contestant, s.given) for s in one] for one in rounds)
     assert second != third and sorted(first) == sorted(second) == sorted(third) == sorted(barred)
-    assert once == EVERYTHING[-len(once) :], "what no bar compares comes last"
+    behind = EVERYTHING[EVERYTHING.index(once[0]) :]
+    assert behind[: len(once)] == once, "what no bar compares comes last"
     assert planned(FULL, ALL, Path("trace")) == EVERYTHING, "the same whenever it is asked"
+
+
+def test_nobody_is_timed_or_killed_before_its_speed_is_known() -> None:
+    for number, step in enumerate(EVERYTHING):
+        if step.kind != "speed":
+            assert Step("speed", step.contestant, step.given, 0) in EVERYTHING[:number], step
+    cut = parts(EVERYTHING)
+    assert [step for part in cut for step in part] == EVERYTHING and len(cut) == 2
+    for part in cut:
+        kinds = [step.kind for step in part]
+        assert kinds[kinds.index("crash") :] == ["crash"] * kinds.count("crash")
 
 
 def test_whoever_can_be_judged_is_killed_and_whoever_shows_totals_is_timed() -> None:

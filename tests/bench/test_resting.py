@@ -7,8 +7,9 @@ from typing import cast
 
 import pytest
 
-from bench.field import measure
+from bench.field import inputs, measure
 from bench.field.contestants import Running
+from bench.field.peers import PEERS
 
 
 class Working:
@@ -41,6 +42,12 @@ async def test_a_contestant_is_rested_when_it_has_hardly_worked_between_two_read
     working = Working(iter(readings))
     await measure.rested(cast(Running, working))
     assert working.read == read
+
+
+def test_a_window_of_many_is_closed_where_nothing_is_told_of_it_before() -> None:
+    many, few = inputs.Input("many", [], [], 0, closes=False), inputs.Input("few", [], [], 0)
+    told = {peer.name: [measure.closed_in_the_end(peer, given) for given in (few, many)] for peer in PEERS}
+    assert told["quix"] == [True, True] and told["kafka-streams"] == [True, False] and told["faust"] == [False, False]
 
 
 async def test_one_that_never_rests_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
