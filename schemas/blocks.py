@@ -44,6 +44,7 @@ def pack(keys: Texts, columns: Sequence[Column] | Column, limit: int) -> Iterato
     lengths = keys.stops - keys.starts
     if not len(lengths):
         return
+    assert lengths.min() > 0, "a key has a byte at least"
     words = np.stack([lengths, *columns])
     head = _HEAD.size + _SCALE.size * len(words)
     ends = np.cumsum(lengths + row_width(words))

@@ -150,7 +150,7 @@ class Rows(NamedTuple):
 
 
 class PartialRows(NamedTuple):
-    """A packed record of partials of one source partition, as columns."""
+    """A packed record of partials of one source partition, as rows."""
 
     source: int
     rows: Rows

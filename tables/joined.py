@@ -105,7 +105,7 @@ class Joined:
     def join(self, sources: Places, slots: Places, values: Places, *, newest_first: bool = False) -> Taken:
         """Per source and window the highest `through` holds, of equal ones the one of fewer events (design §2.5).
 
-        slots: -1 for what is not to be joined. values: of shape (rows, 8), the columns of `Rows`. newest_first: of each
+        slots: -1 for what is not to be joined. values: of shape (rows, 8), the words of `Rows`. newest_first: of each
         source and window the first holds, and nothing is noted.
         """
         rows = len(slots)

@@ -171,15 +171,14 @@ def looked_ahead(
 
     slots, new: scratch, of these rows.
     """
-    mask = np.uint64(len(index) - 1)
+    mask, last = np.uint64(len(index) - 1), len(arena) - 1
     for at in range(begin, end):
         entry = index[(hashes[at] >> np.uint64(32)) & mask]
         slots[at] = np.int64(entry & np.uint64(0xFFFFFFFF)) - 1
     for at in range(begin, end):
         slots[at] = spots[max(slots[at], 0), PLACE]
-    last = len(arena) - 1
     for at in range(begin, end):
-        new[at] = arena[min(slots[at], last)] > 0
+        new[at] = arena[min(max(slots[at], 0), last)] > 0
 
 
 @kernel

@@ -113,7 +113,7 @@ class KeyTable:
         return self._arena[begin : begin + length].tobytes()
 
     def texts(self, slots: Places) -> Texts:
-        """The keys that have these slots. They stay what they are, whatever becomes of the table."""
+        """The keys that have these slots: each must have one. They stay what they are, whatever becomes of the table."""
         starts, stops = np.empty((2, len(slots)), np.int64)
         spots_of(still(slots, np.int64), self._spots, starts, stops)
         return Texts(self._arena, starts, stops)

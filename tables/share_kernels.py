@@ -11,8 +11,8 @@ from schemas.compiled import kernel
 Array = Any
 """A numpy array; each kernel's docstring says of what."""
 
-WORDS = 8
-VERSION, EVENTS, HIGH, LOW, FIRST, THROUGH, UNITS, PLACES = range(WORDS)
+SHARE_WORDS = 8
+VERSION, EVENTS, HIGH, LOW, FIRST, THROUGH, UNITS, PLACES = range(SHARE_WORDS)
 """Of a share, as `schemas.partials.Rows` has them: a row takes what a processor fetches from its memory at once."""
 ADD, LEAST, MOST, LATEST = 0, 1, 2, 3
 """What becomes of two amounts."""

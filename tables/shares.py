@@ -1,4 +1,4 @@
-"""The shares of one source partition in columns: what it has contributed to each window, by slot (`tables/keys.py`).
+"""The shares of one source partition as rows of words: what it has contributed to each window, by slot (`tables/keys.py`).
 
 ======== ===================== ===============================
           carried               fold
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from schemas.blocks import still
 from schemas.numbers import SUM
-from schemas.partials import scaled
+from schemas.partials import COLUMNS, scaled
 from schemas.written import Flags, Integers
 from tables.aggregates import Place, Share
 from tables.keys import lengthened
@@ -38,10 +38,10 @@ from tables.share_kernels import (
     MOST,
     NOTHING,
     PLACES,
+    SHARE_WORDS,
     THROUGH,
     UNITS,
     VERSION,
-    WORDS,
     amounts_folded,
     counted,
 )
@@ -51,6 +51,7 @@ Words = npt.NDArray[np.uint64]
 KINDS = {"sum": ADD, "avg": ADD, "min": LEAST, "max": MOST, "latest": LATEST}
 """Aggregations that carry an amount, and what becomes of two."""
 _ROOM = 1024
+assert SHARE_WORDS == COLUMNS, "a row of shares is one of `Rows`"
 _NOTHING_YET = (0, 0, 0, 0, (1 << 63) - 1, -1, 0, NOTHING)
 _WORD = (1 << 64) - 1
 
@@ -65,28 +66,31 @@ class Sums(NamedTuple):
 
 
 class Shares:
-    """Shares by slot; a slot that is taken newly is to be `cleared` first. rows: (slots, 8), as those of `Rows`."""
+    """Shares by slot; a slot that is taken newly is to be `cleared` first.
+
+    rows: (slots, 8), as those of `Rows`; but places are EXACT where the amount stands aside, as a Decimal.
+    """
 
     def __init__(self) -> None:
-        self.rows = np.zeros((_ROOM, WORDS), np.int64)
-        self._moments = np.zeros((0, 3), np.int64)  # none before there is a `latest`
+        self.rows = np.zeros((_ROOM, SHARE_WORDS), np.int64)
+        self._moments = np.full((0, 3), -1, np.int64)  # places of amounts; none before there is a `latest`
         self._exact: dict[int, Decimal] = {}
 
-    def clear(self, slots: Integers, room: int, versions: Integers | int = 0) -> None:
-        """These slots are of new windows: nothing is folded in yet. room: all slots are below."""
+    def clear(self, slots: Integers, room: int, versions: Integers | int) -> None:
+        """These slots are of new windows: nothing is folded in yet. room: all slots are below. versions: of their meters."""
         self.rows = lengthened(self.rows, room)
         self.rows[slots] = _NOTHING_YET
         self.rows[slots, VERSION] = versions
         if len(self._moments):
-            self._place(slots)
+            self._have_moments()
+            self._moments[slots] = -1
         if self._exact:
             for slot in slots.tolist():
                 self._exact.pop(slot, None)
 
-    def _place(self, slots: Integers) -> None:
-        """Room for places of amounts; those of these slots are none."""
+    def _have_moments(self) -> None:
+        """Room for a place of every slot's amount."""
         self._moments = lengthened(self._moments, len(self.rows), -1)
-        self._moments[slots] = -1
 
     def count(self, slots: Integers, sums: Sums) -> None:
         """So many events more; a slot may be there twice."""
@@ -103,7 +107,7 @@ class Shares:
         if moments is None:
             moments = np.empty((3, 0), np.int64)
         else:
-            self._place(slots[:0])
+            self._have_moments()
         many = amounts_folded(
             KINDS[aggregation], still(slots, np.int64), still(units, np.int64), places, still(moments, np.int64),
             self.rows, self._moments, left,
@@ -118,7 +122,7 @@ class Shares:
         held = self.amount(slot)
         if aggregation == "latest":
             assert at is not None
-            self._place(np.zeros(0, np.int64))
+            self._have_moments()
             if held is not None and at <= tuple(self._moments[slot].tolist()):
                 return
             self._moments[slot] = at
@@ -157,7 +161,7 @@ class Shares:
         if share.amount is not None:
             self._hold(slot, share.amount)
         if share.at is not None:
-            self._place(np.zeros(0, np.int64))
+            self._have_moments()
             self._moments[slot] = share.at
 
     def in_words(self, slots: Integers) -> Flags:

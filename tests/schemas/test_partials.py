@@ -88,13 +88,13 @@ def test_an_amount_of_a_row_is_exact(units: int, places: int) -> None:
 
 
 def test_equal_amounts_have_equal_bytes() -> None:
-    def packed(units: int, places: int) -> list[bytes]:
+    def written(units: int, places: int) -> list[bytes]:
         rows = Rows(Texts.of([b"key"]), np.array([[1, 1, 0, 0, 1, 1, units, places]]))
         return list(partials.pack_rows(0, rows))
 
-    assert packed(150, 2) == packed(15, 1) == packed(1_500_000, 6) != packed(15, 2)
-    assert packed(0, 9) == packed(0, 0) != packed(0, -1) == packed(7, -1)
-    assert packed(100, 0) == packed(1000, 1)
+    assert written(150, 2) == written(15, 1) == written(1_500_000, 6) != written(15, 2)
+    assert written(0, 9) == written(0, 0) != written(0, -1) == written(7, -1)
+    assert written(100, 0) == written(1000, 1)
 
 
 def test_a_block_takes_no_more_bytes_than_its_columns_need() -> None:

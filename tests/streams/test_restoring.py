@@ -18,8 +18,8 @@ from tables.effects import Effect, ReadLog
 from tables.portions import WAITING
 from tests import pictures
 from tests.streams.test_partition_tasks import METERS, Owner, until
-from tests.usage import NOON, definitions, meter, usage
-from tests.world import ClosingProcess, MeteringProcess, World, finish
+from tests.usage import MINUTE, NOON, definitions, meter, usage
+from tests.world import USAGE, ClosingProcess, MeteringProcess, World, finish
 
 WINDOWS = 400
 
@@ -211,3 +211,29 @@ def test_a_state_of_many_keys_that_fit_no_column_is_restored_as_it_was() -> None
     assert pictures.of_metering(world, MeteringProcess(world).table) == pictures.of_metering(world, process.table)
     assert pictures.of_closing(ClosingProcess(world).table) == pictures.of_closing(closing.table)
     assert len(process.table.partials) == WAITING + 100
+
+
+def test_partials_of_every_kind_are_restored_as_they_were_and_slots_of_the_sealed_are_taken_by_others() -> None:
+    """Numbers of events alone, amounts within and beyond a machine word, the latest, members: what fits travels as rows."""
+    kinds = ("count", "sum", "max", "latest", "unique_count")
+    stream = {"max_delay": "none", "correct_for": "PT1H"}
+    world = World(definitions({"stream": stream, "meters": [meter(kind, kind) for kind in kinds]}))
+    process = MeteringProcess(world)
+    taken: list[set[int]] = []
+    for day, large in enumerate((True, False, True)):
+        for number in range(40):
+            at = NOON + day * 24 * 60 * MINUTE
+            amount = 9 * 10**18 if large and number % 2 else number + 0.5
+            world.use(usage(f"{day}-{number}", at, subject=f"tenant-{number // 4}", n=amount), at_ms=at)
+        process.read()
+        process.emit()
+        process.checkpoint()
+        before = pictures.of_metering(world, process.table)
+        process = MeteringProcess(world)
+        assert pictures.of_metering(world, process.table) == before
+        assert before == pictures.plain_metering(world, 0, world.logs[USAGE, 0].end)
+        keys = process.table.keys
+        taken.append(set(keys.slots().tolist()))
+        rows = process.table.rows(keys.slots()[process.table.fit_rows(keys.slots())])
+        assert int(rows.words[:, -1].min()) >= -1 and len(rows.words) == 10 * (2 if large else 3)
+    assert taken[2] <= taken[0] | taken[1], "what is sealed makes room"

@@ -17,6 +17,7 @@ from schemas.numbers import SUM, format_quantity, quantity
 from schemas.partials import Contribution
 from schemas.written import SMALL
 from tables.aggregates import Share, events_and_digest, value
+from tables.share_kernels import VERSION
 from tables.shares import Shares, Sums
 from tests.streams.stage import AGGREGATIONS
 
@@ -61,7 +62,7 @@ def fold(shares: Shares, slot: int, aggregation: str, counted: list[tuple[int, C
 def shares_of(aggregation: str, counted: list[Counted], batches: int = 3) -> dict[int, Contribution]:
     """Folded per source, in the order of the log: offsets are places in the list, two events to a record."""
     shares = Shares()
-    shares.clear(np.arange(8), 8)
+    shares.clear(np.arange(8), 8, 1)
     for at in range(0, len(counted), batches):
         by_source: dict[int, list[tuple[int, Counted]]] = {}
         for number, event in enumerate(counted[at : at + batches], start=at):
@@ -114,7 +115,7 @@ def test_a_share_is_the_same_after_a_checkpoint(aggregation: str, counted: list[
     kept: dict[int, Contribution] = {}
     for number, event in enumerate(counted):
         shares = Shares()
-        shares.clear(np.zeros(1, np.int64), 1)
+        shares.clear(np.zeros(1, np.int64), 1, 1)
         if event.source in kept:
             shares.put(0, Share.of(kept[event.source]))
         fold(shares, 0, aggregation, [(number, event)])
@@ -137,13 +138,41 @@ def test_a_share_is_the_same_whatever_was_folded_together(
 def test_a_slot_that_is_taken_anew_has_nothing_of_its_former_window() -> None:
     shares = Shares()
     for amount in (Decimal(10) ** 19 + Decimal("0.1"), Decimal(7)):
-        shares.clear(np.zeros(1, np.int64), 1)
+        shares.clear(np.zeros(1, np.int64), 1, 1)
         for aggregation in ("sum", "latest"):
-            shares.clear(np.zeros(1, np.int64), 1)
+            shares.clear(np.zeros(1, np.int64), 1, 1)
             fold(shares, 0, aggregation, [(4, Counted(0, 1, amount))])
             assert shares.share(0) == Share(
                 2, 1, shares.share(0).digest, 2, amount, (1, 2, 0) if aggregation == "latest" else None
             )
+
+
+def test_shares_stay_what_they_are_while_room_is_made_for_more() -> None:
+    shares = Shares()
+    shares.clear(np.arange(4), 4, 7)
+    for slot, (aggregation, amount) in enumerate([("latest", 3), ("sum", 10**19), ("sum", 5), ("count", 0)]):
+        fold(shares, slot, aggregation, [(slot, Counted(0, 1, Decimal(amount))), (9, Counted(0, 2, Decimal(amount)))])
+    before = [shares.share(slot) for slot in range(4)]
+    shares.clear(np.arange(4, 5_000), 5_000, 8)
+    assert [shares.share(slot) for slot in range(4)] == before
+    assert [share.amount for share in before] == [3, 2 * 10**19, 10, None]
+    assert shares.rows[[0, 3, 4, 4_999], VERSION].tolist() == [7, 7, 8, 8]
+    assert shares.in_words(np.arange(5)).tolist() == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize("amount", [Decimal(7), Decimal(10) ** 19 + Decimal("0.1")])
+def test_the_first_latest_may_be_of_any_slot_however_many_there_are(amount: Decimal) -> None:
+    shares = Shares()
+    shares.clear(np.arange(5_000), 5_000, 1)
+    fold(shares, 3_000, "sum", [(1, Counted(0, 1, Decimal(2)))])
+    assert shares.in_words(np.arange(5_000)).all()
+    fold(shares, 4_999, "latest", [(4, Counted(0, 6, amount))])
+    assert (shares.share(4_999).amount, shares.share(4_999).at) == (amount, (6, 2, 0))
+    assert np.flatnonzero(~shares.in_words(np.arange(5_000))).tolist() == [4_999]
+    again = Shares()
+    again.clear(np.arange(5_000), 5_000, 1)
+    again.put(4_999, shares.share(4_999))
+    assert again.share(4_999) == shares.share(4_999)
 
 
 def test_a_unique_count_is_the_size_of_the_united_set() -> None:
@@ -182,7 +211,7 @@ def test_a_digest_tells_which_events_were_counted_and_how_often() -> None:
     counted = [Counted(0, 0, Decimal(1))] * 3
     assert events_and_digest(shares_of("count", counted))[1] != events_and_digest(shares_of("count", counted[:2]))[1]
     shares, one = Shares(), np.ones(1, np.int64)
-    shares.clear(one, 2)
+    shares.clear(one, 2, 1)
     for high, low in ((1, (1 << 64) - 1), (0, 1), ((1 << 64) - 1, 0)):
         shares.count(one, Sums(one, np.array([[high], [low]], np.uint64), one, one))
     assert shares.share(1).digest == 1 << 64, "added with a carry, modulo 2^128, not XORed: a pair does not vanish"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.block_kernels import AHEAD
 from schemas.texts import Texts
 from tables import keys
 from tables.keys import KeyTable, grown, lengthened
@@ -74,6 +76,26 @@ def test_a_table_that_grows_and_shrinks_and_grows_again_keeps_its_keys() -> None
         table.remove(np.array(slots[15_000:]))
     assert len(table) == 0 and table.size == 20_000
     assert len(table._arena) < 4 * 20_000 * 70, "what is gone makes room"
+
+
+def test_many_at_once_are_found_and_added_in_the_order_given() -> None:
+    """More than are looked at together: some there, some new, some twice, after others were removed and the rest moved."""
+    table, chance = KeyTable(), random.Random(5)
+    names = [b"%d, as long as the key of a window tends to be" % number for number in range(3_000)]
+    held = dict(zip(names, added(table, names), strict=True))
+    gone = chance.sample(names, 2_500)
+    table.remove(np.array([held.pop(name) for name in gone]))
+    for most in (AHEAD - 1, AHEAD, AHEAD + 1, 1_000):
+        asked = [chance.choice(names) for _ in range(most)]
+        slots, new = table.slots_of(Texts.of(asked), True)
+        for name, slot, is_new in zip(asked, slots.tolist(), new.tolist(), strict=True):
+            assert is_new == (name not in held)
+            assert held.setdefault(name, slot) == slot
+        assert len(set(held.values())) == len(held) == len(table)
+        assert table.texts(np.array(list(held.values()))).tolist() == list(held)
+        missing = [name for name in names if name not in held]
+        found = table.slots_of(Texts.of(missing + asked), False)[0].tolist()
+        assert found == [-1] * len(missing) + [held[name] for name in asked]
 
 
 def test_texts_stay_what_they_are_when_their_keys_are_gone() -> None:
