@@ -116,7 +116,7 @@ def section(events: int, occasion: str) -> str:
         "snapshot, B/id",
         "on disk",
     ]
-    lines = [f"## {TITLE}", "", explained, "", occasion, "", table(heads, rows), ""]
+    lines = [explained, "", occasion, "", table(heads, rows), ""]
     rows = []
     for lanes in (1, 10, 100):
         found = put_in(in_lanes(lanes), 5 * events)

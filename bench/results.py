@@ -46,6 +46,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write_section(title: str, body: str) -> None:
     """Puts `## title` with this body in the place of the section of that name, or at the end."""
+    assert not body.lstrip().startswith("## "), "the title is put there here"
     text = RESULTS.read_text() if RESULTS.exists() else _HEAD
     head, *sections = text.split("\n## ")
     kept = [section.rstrip("\n") for section in sections if not section.startswith(f"{title}\n")]
