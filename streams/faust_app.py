@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ class MeterlineApp(faust.App):  # type: ignore[misc]
         took_s = await asyncio.to_thread(warm)
         log.info("kernels are ready (%.1f s)", took_s)
         try:
+            check_listens(self.worker.settings)
             await self.worker.start()
         except ConfigurationError as error:
             self.start_over.refuse(error)
@@ -82,6 +84,25 @@ class MeterlineApp(faust.App):  # type: ignore[misc]
         self.start_over.told_to_end()
         await self.worker.stop()
         await self.start_over.finish(self.worker.handed_over and self.crash_reason is None)
+
+
+def check_listens(settings: Settings) -> None:
+    """Raises ConfigurationError where the worker's web address cannot be listened on: Faust would end as if told to."""
+    host, port = settings.web_host, settings.web_port
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        raise ConfigurationError(
+            f"it cannot listen on {host}:{port}: {error.strerror}",
+            where="METERLINE_WEB_HOST, METERLINE_WEB_PORT",
+            hint="another worker, or something else, may listen there: end it, or give this worker a port of its own",
+        ) from error
 
 
 def build(settings: Settings | None = None) -> MeterlineApp:
