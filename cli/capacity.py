@@ -114,21 +114,22 @@ class _Weights:
 
 
 def needs(load: Load, definitions: Definitions, settings: Settings) -> Need:
-    """What the load needs, if events are spread evenly over keys: no other load of as many touches more of them."""
+    """What the load needs, if events are spread evenly over keys: no other load of as many touches more of them.
+
+    Every event is taken for one of each type, counted by every meter: what one type alone needs is less.
+    """
     weights = _weigh(definitions)
     remembered = _remembered(load, definitions, settings)
     emit_s, checkpoint_s = settings.emit_ms / 1000, settings.checkpoint_ms / 1000
     ends_s = [window.size_ms / 1000 for meter in definitions.meters for window in meter.windows]
-    revisions_s = sum(load.keys / size_s for size_s in ends_s)
+    revisions_s = sum(_touched(load, size_s) / size_s for size_s in ends_s)
     usage = Stream(load.events_s * load.event_bytes, load.events_s / load.envelope, 1)
     partials_s = _touched(load, emit_s) * weights.partials / emit_s
     marks_s = load.sources * load.targets / emit_s
     partials = Stream(partials_s + 40 * marks_s, _records_s(partials_s, marks_s) + marks_s, 1)
     # A snapshot is as large as the chunks since the last one: every byte that is written is written about twice.
     metering_s = 2 * (_touched(load, checkpoint_s) * weights.metering / checkpoint_s + remembered.changelog_s)
-    closing_s = 2 * (
-        _touched(load, emit_s) * weights.closing / max(checkpoint_s, emit_s) + revisions_s * weights.revision
-    )
+    closing_s = 2 * (_touched(load, checkpoint_s) * weights.closing / checkpoint_s + revisions_s * weights.revision)
     chunks_s = load.sources / checkpoint_s
     streams = {
         settings.usage_topic: usage,

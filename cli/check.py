@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +20,7 @@ from cli.main import current
 from cli.probes import probe_cosmos, probe_kafka, probe_queue
 from cli.verdicts import Verdict, failed, judge_cosmos, judge_kafka, judge_queue
 from schemas.meters import load as load_meters
+from schemas.partials import RECORD_MAX
 from settings import Settings
 
 _LOOKS = {
@@ -29,11 +32,22 @@ _LOOKS = {
 _AREAS = {"broker": "Event Hubs / Kafka", "servicebus": "Service Bus", "cosmos": "Cosmos DB"}
 
 
+class _Finite(click.FloatRange):
+    """A number above zero; NaN and infinity are none."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number of events.", param, ctx)
+        return number
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for scripts.")
-@click.option(
-    "--load", "events_s", type=click.FloatRange(min=0, min_open=True), help="Events a second: what they would need."
-)
+@click.option("--load", "events_s", type=_Finite(), help="Events a second: what they would need.")
 @click.option(
     "--keys", type=click.IntRange(min=1), default=1000, show_default=True, help="Subjects times groups, with --load."
 )
@@ -41,7 +55,7 @@ _AREAS = {"broker": "Event Hubs / Kafka", "servicebus": "Service Bus", "cosmos":
     "--event-bytes", type=click.IntRange(min=100), default=220, show_default=True, help="Of one event, with --load."
 )
 @click.option(
-    "--envelope", type=click.IntRange(min=1), default=1, show_default=True, help="Events a record, with --load."
+    "--envelope", type=click.IntRange(min=1), default=1, show_default=True, help="Events a record (64 KB), with --load."
 )
 @click.option(
     "--producers",
@@ -77,7 +91,16 @@ def check(
     is more than a Standard namespace has.
       python app.py check --load 20000 --keys 100000 --envelope 250
     """
-    if events_s is not None:
+    if events_s is None:
+        for name in ("keys", "event_bytes", "envelope", "producers"):
+            if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                raise click.UsageError(f"--{name.replace('_', '-')} says more of a load: --load is missing.")
+    else:
+        if envelope > 1 and envelope * event_bytes > RECORD_MAX:
+            raise click.UsageError(
+                f"{envelope} events of {event_bytes} bytes are more than the {RECORD_MAX:,} bytes of a record: "
+                f"--envelope {max(1, RECORD_MAX // event_bytes)} is the most."
+            )
         load = Load(events_s, keys, event_bytes, envelope, producers)
         need = needs(load, load_meters(Path(current(ctx).meters)), current(ctx))
         if as_json:

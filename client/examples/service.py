@@ -1,7 +1,7 @@
 """A sample service that meters its own requests: `python client/examples/service.py` and `curl localhost:8080/hello?as=acme`.
 
 METERLINE_EVENTHUBS_CONNECTION_STRING or METERLINE_KAFKA_BOOTSTRAP says where to, METERLINE_USAGE_TOPIC which topic,
-METERLINE_SPOOL_DIR where usage waits while the broker is away. PORT: 8080.
+METERLINE_SPOOL_DIR where usage waits while the broker is away. PORT: 8080. `meters.yaml` beside it has the meters.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ milliseconds, exactly 24 characters. A Decimal in `data` becomes a text, which m
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 import time as system_time
 from collections.abc import Mapping
@@ -60,9 +62,23 @@ def middle(source: bytes, type: str, subject: str) -> bytes:
 def data_text(data: object) -> bytes:
     """The data as JSON. Raises EventRefused for what JSON cannot say."""
     try:
-        return orjson.dumps(data, default=_decimal)
+        text = orjson.dumps(data, default=_decimal)
     except TypeError as error:  # orjson.JSONEncodeError is one
         raise EventRefused(f"the data of an event is no JSON: {error}") from None
+    if b"null" in text and _strange(data):  # which is what orjson makes of them
+        raise EventRefused("the data of an event is no JSON: it has no NaN and no infinity")
+    return text
+
+
+def _strange(data: object) -> bool:
+    """Whether a float in there is no number."""
+    if isinstance(data, float):
+        return not math.isfinite(data)
+    if isinstance(data, Mapping):
+        return any(map(_strange, data.values()))
+    if dataclasses.is_dataclass(data):
+        return any(_strange(getattr(data, field.name)) for field in dataclasses.fields(data))
+    return isinstance(data, list | tuple) and any(map(_strange, data))
 
 
 def id_text(id: str) -> bytes:

@@ -90,7 +90,7 @@ async def load(producer: Producer, options: argparse.Namespace) -> None:
     names = subjects(options.subjects, options.skew, options.seed)
     pad = {"pad": "x" * options.pad} if options.pad else {}
     usage = [
-        {"model": "gpt-4o", "prompt_tokens": draw.randrange(4000), "completion_tokens": draw.randrange(800), **pad}
+        {"model": "gpt-4o", "context_tokens": draw.randrange(4000), "generated_tokens": draw.randrange(800), **pad}
         for _ in range(_DRAWN)
     ]
     started_s = time.monotonic()
@@ -164,7 +164,7 @@ def arguments() -> argparse.ArgumentParser:
         "--skew", type=float, default=0.0, help="Zipf exponent of the subjects, 0: all alike (%(default)s)"
     )
     parser.add_argument("--pad", type=int, default=0, help="bytes more in each event's data (%(default)s)")
-    parser.add_argument("--type", default="azure.openai.request", help="type of the events (%(default)s)")
+    parser.add_argument("--type", default="llm.inference", help="type of the events (%(default)s)")
     parser.add_argument("--source", default="//load.meterline/client", help="source of the events (%(default)s)")
     parser.add_argument("--linger-ms", type=float, default=LINGER_S * 1000)
     parser.add_argument("--max-bytes", type=int, default=MAX_BYTES, help="bound of the events in memory (%(default)s)")

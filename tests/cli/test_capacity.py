@@ -29,8 +29,10 @@ METERS = definitions(
 LOAD = Load(events_s=400.0, keys=500, sources=1, targets=1)
 
 
-def test_it_is_what_a_partition_that_works_sends_and_stores() -> None:
+@pytest.mark.parametrize("keys", [500, 5_000])
+def test_it_is_what_a_partition_that_works_sends_and_stores(keys: int) -> None:
     """Half a minute of that load through both stages, in the settings' own paces."""
+    load = replace(LOAD, keys=keys)
     world = World(METERS)
     metering, closing = MeteringProcess(world), ClosingProcess(world)
     per_emit, emits = int(LOAD.events_s * SETTINGS.emit_ms / 1000), 60
@@ -38,7 +40,7 @@ def test_it_is_what_a_partition_that_works_sends_and_stores() -> None:
     for round_ in range(emits):
         for at in range(per_emit):
             number = round_ * per_emit + at
-            key = number * 7919 % LOAD.keys  # evenly, and in no order
+            key = number * 7919 % load.keys  # evenly, and in no order
             event = usage(
                 f"{number:032x}", NOON + round_ * 500, n=1234, subject=f"customer-{key:08d}", model="model-of-this-key"
             )
@@ -50,7 +52,7 @@ def test_it_is_what_a_partition_that_works_sends_and_stores() -> None:
             metering.checkpoint()
             closing.checkpoint()
     seconds = emits * SETTINGS.emit_ms / 1000
-    need = needs(LOAD, METERS, SETTINGS)
+    need = needs(load, METERS, SETTINGS)
     sent = sum(len(record.value or b"") for record in world.logs[PARTIALS, 0].records) / seconds
     assert need.streams[SETTINGS.partials_topic].bytes_s == pytest.approx(sent, rel=0.25)
     for topic, name in (
@@ -78,6 +80,28 @@ def test_what_ends_more_often_is_revised_more_often() -> None:
     assert minutely.revisions_s == pytest.approx(60 * hourly.revisions_s)
     assert minutely.operations_s == 2 * minutely.revisions_s
     assert minutely.request_units_s == pytest.approx(60 * hourly.request_units_s, rel=0.1)
+
+
+def test_no_window_is_revised_that_no_event_was_in() -> None:
+    need = needs(replace(LOAD, events_s=5.0, keys=1_000_000), METERS, SETTINGS)
+    windows = sum(len(one.windows) for one in METERS.meters)
+    assert need.revisions_s == pytest.approx(5.0 * windows, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--load", "nan"], "no number of events"),
+        (["--load", "inf"], "no number of events"),
+        (["--load", "0"], "not in the range"),
+        (["--keys", "10"], "--keys says more of a load: --load is missing"),
+        (["--event-bytes", "300"], "--event-bytes says more of a load: --load is missing"),
+        (["--load", "10", "--envelope", "1000"], "--envelope 290 is the most"),
+    ],
+)
+def test_a_load_that_is_none_is_refused_with_what_it_should_be(arguments: list[str], said: str) -> None:
+    refused = CliRunner().invoke(group, ["check", *arguments])
+    assert refused.exit_code == 2 and said in refused.output and "Traceback" not in refused.output
 
 
 def test_ids_are_remembered_for_correct_for_at_forty_bytes() -> None:

@@ -169,6 +169,8 @@ def test_the_partition_is_the_one_that_meterline_and_kafka_take(key: bytes, part
         ("meterline.tick", "acme", 1, "reserved"),
         (TYPE, "acme", {1, 2}, "no JSON"),
         (TYPE, "acme", Decimal("NaN"), "no JSON"),
+        (TYPE, "acme", {"n": float("nan"), "m": None}, "no NaN"),
+        (TYPE, "acme", {"deep": [1, ({"n": -float("inf")},)]}, "no NaN"),
     ],
 )
 async def test_what_could_never_be_counted_is_refused_at_once(type: str, subject: str, data: Any, said: str) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import random
+import re
+import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from meterline_client import Producer, TransportError
+from schemas.meters import load as load_meters
 from tests.client.doubles import SOURCE, ManualClock, Recorder
 from tests.usage import NOON, definitions, meter
 from tests.world import MeteringProcess, World
 
+ROOT = Path(__file__).resolve().parents[2]
 DEFINITIONS = definitions(
     {
         "stream": {"max_delay": "PT30S", "future_tolerance": "PT5M", "correct_for": "PT1H"},
@@ -70,3 +78,45 @@ async def _rest(hub: Recorder, directory: Path, clock: ManualClock) -> None:
     await producer.start()
     await producer.flush()
     await producer.close()
+
+
+def told(file: str, pattern: str) -> str:
+    """What a file of the client says in one place."""
+    found = re.search(pattern, (ROOT / file).read_text())
+    assert found is not None, pattern
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("meters", "type", "data"),
+    [
+        ("meters.yaml", "api.request", ast.literal_eval(told("docs/client.md", r'"tenant-7", (\{.*\})'))),
+        ("meters.yaml", "api.request", ast.literal_eval(told("client/README.md", r'"tenant-7", (\{.*\})'))),
+        (
+            "meters.yaml",
+            told("client/meterline_client/load.py", r'"--type", default="(.*?)"'),
+            dict.fromkeys(
+                re.findall(r'"(\w+_tokens)": draw', (ROOT / "client/meterline_client/load.py").read_text()), 5
+            ),
+        ),
+        (
+            "client/examples/meters.yaml",
+            told("client/examples/service.py", 'TYPE = "(.*?)"'),
+            dict.fromkeys(
+                re.findall(r'"(\w+)": (?:request|response)', (ROOT / "client/examples/service.py").read_text()), 5
+            ),
+        ),
+    ],
+)
+async def test_what_the_samples_send_is_metered_by_the_meters_that_come_with_them(
+    meters: str, type: str, data: dict[str, Any]
+) -> None:
+    hub = Recorder()
+    async with Producer(hub, SOURCE) as producer:
+        await producer.send(type, "tenant-7", data)
+    world = World(load_meters(ROOT / meters))
+    process = MeteringProcess(world)
+    for _, value in hub.attempts:
+        world.use(value, at_ms=int(time.time() * 1000))
+    process.read()
+    assert (process.table.ledger.counted, len(data) > 1) == (1, True), process.table.ledger
