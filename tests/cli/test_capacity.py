@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from cli.capacity import Load, needs
 from cli.main import group
+from schemas.definitions import Definitions
 from schemas.meters import parse
 from settings import Settings
 from tests.usage import NOON, definitions, meter, usage
@@ -26,14 +27,15 @@ METERS = definitions(
         ]
     }
 )
+HOURLY = definitions({"meters": [meter("total", windows=["PT1H"])]})
 LOAD = Load(events_s=400.0, keys=500, sources=1, targets=1)
 
 
-@pytest.mark.parametrize("keys", [500, 5_000])
-def test_it_is_what_a_partition_that_works_sends_and_stores(keys: int) -> None:
+@pytest.mark.parametrize(("keys", "meters"), [(500, METERS), (5_000, HOURLY)])
+def test_it_is_what_a_partition_that_works_sends_and_stores(keys: int, meters: Definitions) -> None:
     """Half a minute of that load through both stages, in the settings' own paces."""
     load = replace(LOAD, keys=keys)
-    world = World(METERS)
+    world = World(meters)
     metering, closing = MeteringProcess(world), ClosingProcess(world)
     per_emit, emits = int(LOAD.events_s * SETTINGS.emit_ms / 1000), 60
     per_checkpoint = SETTINGS.checkpoint_ms // SETTINGS.emit_ms
@@ -52,7 +54,7 @@ def test_it_is_what_a_partition_that_works_sends_and_stores(keys: int) -> None:
             metering.checkpoint()
             closing.checkpoint()
     seconds = emits * SETTINGS.emit_ms / 1000
-    need = needs(load, METERS, SETTINGS)
+    need = needs(load, meters, SETTINGS)
     sent = sum(len(record.value or b"") for record in world.logs[PARTIALS, 0].records) / seconds
     assert need.streams[SETTINGS.partials_topic].bytes_s == pytest.approx(sent, rel=0.25)
     for topic, name in (
