@@ -9,8 +9,8 @@ How fast:
    long it worked (`busy_for_s`). Events per CPU-second count its own processes' time alone;
 4. events whose times lie behind every window let the windows close; then all totals are compared with the ledger.
 
-How soon: batches at an even rate, half of its own full speed; the last event of each is a probe. The time of all events
-of a batch is the time its sending began; they are visible when the probe's total is.
+How soon: batches at an even rate, half of what its one core can take by its CPU time; the last event of each is a probe. The
+time of all events of a batch is the time its sending began; they are visible when the probe's total is.
 
 After a kill: the backlog from its first record; SIGKILL when it has counted a third; started again; compared.
 

@@ -107,7 +107,11 @@ One contestant at a time on one core, broker and generator on another. Events pe
 processes; the rest of `bench/field/measure.py` says how. Figures are medians over the rounds with (least..most); ratios are
 taken within a round. Warm-up is not measured. Totals of every run are compared with the generator's ledger; the input has
 one record in a thousand twice (one envelope in 250): a contestant with deduplication has to find them, one without is expected
-to count them twice."""
+to count them twice.
+
+Events per second are by the clock, until nine tenths of a stretch's CPU time were spent, and a ninth more. Checkpoints are part
+of that, and come at intervals: in the two or three seconds that an input lasts a fast contestant, the clock runs on while it
+waits for one. Back-pressure, above, has what a worker of ours reads by the clock when five million events wait."""
 
 
 _KILLED = """\

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -138,10 +138,11 @@ class Sitting:
             return await speed(member, where, given, feed, warm_s, self._plan.run_s, about_per_s=about_per_s)
         lasts_s = _KILLED_TIMES * self._plan.run_s
         where = replace(where, closes_in_s=_CLOSES_AFTER_S + _KILLED_AT_ONCE * lasts_s)
-        return await crash(member, where, given, feed, lasts_s, self._rate(step), step.number)
+        return await crash(member, where, given, feed, lasts_s, self._median(step, lambda s: s.per_s), step.number)
 
     async def _latency(self, step: Step, member: Contestant, name: str, feed: Feed) -> Latency:
-        rate = self._rate(step) / 2
+        # What its one core can take: by the clock a fast one waits for its last checkpoint, mostly.
+        rate = self._median(step, lambda speed: speed.per_cpu_s) / 2
         per_batch = max(1, round(rate * _BATCH_S / PARTITIONS / (inputs.ENVELOPE_EVENTS if member.envelopes else 1)))
         warm_s = max(self._plan.latency_s / 3, member.warms_up_s)
         events = int(rate * (warm_s + self._plan.latency_s)) + _OPENING
@@ -149,8 +150,8 @@ class Sitting:
         where = replace(self._where(flow, name), running_totals=True)
         return await latency(member, where, flow, feed, rate, warm_s)
 
-    def _rate(self, step: Step) -> float:
-        found = Spread.of(speed.per_s for speed in self._runs.speeds(step.contestant, step.given).values())
+    def _median(self, step: Step, figure: Callable[[Speed], float]) -> float:
+        found = Spread.of(map(figure, self._runs.speeds(step.contestant, step.given).values()))
         if found is None:
             raise BrokerError("its speed is not known")
         return found.median
