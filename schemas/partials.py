@@ -119,8 +119,7 @@ class Rows(NamedTuple):
                 others.append(partial)
                 continue
             keys.append(encode_key(partial.key))
-            high, low = np.frombuffer(share.digest, ">i8").tolist()
-            found.append((partial.version, share.events, high, low, share.first, share.through, *amount))
+            found.append(row_of(partial.version, share, amount))
         return cls(Texts.of(keys), np.array(found, np.int64).reshape(-1, COLUMNS)), others
 
     @classmethod
@@ -186,6 +185,12 @@ def scaled(amount: Decimal | None) -> tuple[int, int] | None:
         return None
     units = int(amount.scaleb(places, SUM))
     return (units, places) if -1 << 63 <= units < 1 << 63 else None
+
+
+def row_of(version: int, share: Contribution, amount: tuple[int, int]) -> tuple[int, ...]:
+    """The words of a row. amount: units and places."""
+    high, low = np.frombuffer(share.digest, ">i8").tolist()
+    return version, share.events, high, low, share.first, share.through, *amount
 
 
 def amount_of(units: int, places: int) -> Decimal | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from schemas import blocks
 from schemas.changelog import Entry
-from schemas.partials import COLUMNS, Contribution, amount_of, check_columns, decode_share, encode_share, scaled
+from schemas.partials import COLUMNS, Contribution, amount_of, check_columns, decode_share, encode_share, row_of, scaled
 from schemas.texts import Flags, Places, Texts
 from tables.closing_kernels import (
     ASIDE,
@@ -274,6 +274,5 @@ class Joined:
 
 def words_of(version: int, share: Contribution) -> tuple[int, ...]:
     """A row of `Shares.join`."""
-    high, low = np.frombuffer(share.digest, ">i8").tolist()
     amount = scaled(share.amount) if share.at is None else None
-    return version, share.events, high, low, share.first, share.through, *(amount or (0, ASIDE))
+    return row_of(version, share, amount or (0, ASIDE))

@@ -393,6 +393,6 @@ class MeteringTable:
         yield from map(self._entry, slots[~in_words].tolist())
 
     def _entry(self, slot: int) -> Entry:
-        partial = self.at(slot)
-        saved = _Saved(partial.seal_ms, partial.version, partial.share.contribution())
+        version = int(self.shares.rows[slot, VERSION])
+        saved = _Saved(int(self._seal_ms[slot]), version, self.shares.share(slot).contribution())
         return Entry("partial", self.keys.key(slot), _encoder.encode(saved))
