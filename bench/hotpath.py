@@ -152,7 +152,7 @@ class Measured:
 def fetches(keys: int, events: int, *, envelopes: bool) -> list[Fetch]:
     """The field's input as fetches, the partitions taking turns."""
     begin_ms = inputs.hour_before(int(time.time() * 1000))
-    draws = inputs.zipf(keys, events, begin_ms, _SEED, live=keys > _FEW)
+    draws = inputs.zipf(keys, events, begin_ms, _SEED, live=_opening(keys) > 0)
     named = inputs.Keys(inputs.tenants(keys), by_subject=envelopes)
     given = inputs.make("", named, draws, _SEED, envelopes=envelopes)
     lanes: list[list[Fetch]] = [[] for _ in range(PARTITIONS)]
@@ -167,6 +167,11 @@ def fetches(keys: int, events: int, *, envelopes: bool) -> list[Fetch]:
         ends[batch.partition] = at + batch.records
     order = [(number, fetch.partition, fetch) for lane in lanes for number, fetch in enumerate(lane)]
     return [fetch for _, _, fetch in sorted(order, key=lambda item: item[:2])]
+
+
+def _opening(keys: int) -> int:
+    """How many events come first that only make every key live."""
+    return keys if keys > _FEW else 0
 
 
 def measure(title: str, given: list[Fetch], definitions: Definitions, warm: float = _WARM) -> Measured:
@@ -231,7 +236,7 @@ def main() -> None:
         print(f"making the input: {title}", flush=True)
         events = options.events or _EVENTS
         given = fetches(keys, events, envelopes=envelopes)
-        opening = keys if keys > _FEW else 0
+        opening = _opening(keys)
         runs.append(measure(title, given, definitions, (opening + _WARM * events) / (opening + events)))
     text = section(runs, occasion)
     print(text)
