@@ -123,9 +123,13 @@ class Child:
             await self.exited()
 
     def signal(self, number: int) -> None:
-        """Send a signal to it, if it still runs."""
-        if self._process is not None:
-            self._process.send_signal(number)  # polls first, so never another process with its old id
+        """Send a signal to it, if it still runs. After SIGSTOP it stands still: returns once all its threads do."""
+        if self._process is None:
+            return
+        self._process.send_signal(number)  # polls first, so never another process with its old id
+        if number == signal.SIGSTOP and self.running and hasattr(os, "waitid"):  # macOS has it from Python 3.13
+            # Its threads learn of it as they are scheduled: on a busy machine they work on for 10 ms and more.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def said(self, text: str) -> bool:
         """Whether its output since this start has a line with `text`, whole."""
