@@ -20,15 +20,20 @@ BACKOFF_MOST_S = 10.0
 class Delivery:
     """Attempts, with growing pauses in between, a fifth more or less, so that many producers do not come back at once.
 
-    timeout_s: after so long an envelope is given up; None: never. troubles: what stands in the way, per partition.
+    timeout_s: after so long an envelope is given up; None: never.
     """
 
     def __init__(self, transport: Transport, clock: Clock, timeout_s: float | None) -> None:
-        self.troubles: dict[int | None, MeterlineClientError] = {}
+        self._troubles: dict[int | None, MeterlineClientError] = {}
         self._transport = transport
         self._clock = clock
         self._timeout_s = timeout_s
         self._connected = asyncio.Event()
+
+    @property
+    def trouble(self) -> MeterlineClientError | None:
+        """What stands in the way of an envelope on the road, or of connecting; None: nothing."""
+        return next(iter(self._troubles.values()), None)
 
     async def connect(self, told: int | None) -> int:
         """Open the transport; how many partitions there are. Raises what `open` raises.
@@ -51,10 +56,10 @@ class Delivery:
                     hint="correct `partitions`: a subject has its partition by their number",
                 )
             except (ConfigurationError, TransportError) as error:
-                self.troubles[None] = error
+                self._troubles[None] = error
                 log.warning("not connected yet: %s", error)
             pause_s = await self._paused(pause_s)
-        self.troubles.clear()
+        self._troubles.clear()
         self._connected.set()
         return told
 
@@ -62,22 +67,25 @@ class Delivery:
         """The envelope's offset, once it is acknowledged. Raises the error after which it is given up."""
         value = envelope.value()
         await self._connected.wait()
+        try:
+            return await self._attempts(envelope, value)
+        finally:
+            self._troubles.pop(envelope.partition, None)  # sent or given up, nothing stands in its way
+
+    async def _attempts(self, envelope: Envelope, value: bytes) -> int | None:
         started_s = self._clock.monotonic_s()
         pause_s = BACKOFF_FIRST_S
         while True:
             try:
-                offset = await self._transport.send(envelope.partition, envelope.key, value)
+                return await self._transport.send(envelope.partition, envelope.key, value)
             except TransportError as error:
-                self.troubles[envelope.partition] = error
                 if not error.retryable or self._is_over(started_s):
                     raise
+                self._troubles[envelope.partition] = error
                 log.warning("partition %d, %d events, tried again: %s", envelope.partition, envelope.events, error)
             except Exception as error:
                 log.exception("partition %d, %d events: a defect of the transport", envelope.partition, envelope.events)
                 raise TransportError(f"{type(error).__name__}: {error}", retryable=False) from error
-            else:
-                self.troubles.pop(envelope.partition, None)
-                return offset
             pause_s = await self._paused(pause_s)
 
     def _is_over(self, started_s: float) -> bool:

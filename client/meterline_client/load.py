@@ -11,13 +11,14 @@ import argparse
 import asyncio
 import json
 import logging
+import math
 import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 from meterline_client.errors import ConfigurationError, MeterlineClientError
 from meterline_client.kafka import KafkaTransport
@@ -27,6 +28,7 @@ from meterline_client.transport import Transport
 CONNECTION_STRING = "METERLINE_EVENTHUBS_CONNECTION_STRING"
 BURST_S = 0.02
 """A paced load is sent in bursts of so many seconds' events: a loop cannot sleep for microseconds."""
+_N = TypeVar("_N", int, float)
 _DRAWN = 4096
 """So much is drawn at a time, so that drawing costs little beside sending."""
 
@@ -147,6 +149,19 @@ def _transport(options: argparse.Namespace) -> Transport:
     return KafkaTransport(options.topic, connection_string=connection, ca_file=options.ca_file)
 
 
+def _number(kind: Callable[[str], _N], least: float, *, above: bool = False) -> Callable[[str], _N]:
+    """Reads a finite number that is not below `least`, or above it."""
+
+    def number(text: str) -> _N:
+        value = kind(text)
+        if not math.isfinite(value) or value < least or (above and value == least):
+            raise argparse.ArgumentTypeError(f"{text} is not a number {'above' if above else 'from'} {least:g}")
+        return value
+
+    number.__name__ = kind.__name__  # argparse names it where the text is no number at all
+    return number
+
+
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -155,19 +170,25 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--bootstrap", help="HOST:PORT of a Kafka without authentication")
     parser.add_argument("--ca-file", help="PEM of the authority that signed the broker's certificate")
     parser.add_argument("--amqp", action="store_true", help="over AMQP instead of Kafka (Event Hubs)")
-    parser.add_argument("--nowhere", type=int, metavar="PARTITIONS", help="send nothing: the cost of packing alone")
-    parser.add_argument("--topic", default="usage", help="topic, or event hub (%(default)s)")
-    parser.add_argument("--events", type=int, default=100_000, help="how many (%(default)s)")
-    parser.add_argument("--rate", type=float, help="events per second; as fast as it goes otherwise")
-    parser.add_argument("--subjects", type=int, default=1000, help="how many subjects (%(default)s)")
     parser.add_argument(
-        "--skew", type=float, default=0.0, help="Zipf exponent of the subjects, 0: all alike (%(default)s)"
+        "--nowhere", type=_number(int, 1), metavar="PARTITIONS", help="send nothing: the cost of packing alone"
     )
-    parser.add_argument("--pad", type=int, default=0, help="bytes more in each event's data (%(default)s)")
+    parser.add_argument("--topic", default="usage", help="topic, or event hub (%(default)s)")
+    parser.add_argument("--events", type=_number(int, 0), default=100_000, help="how many (%(default)s)")
+    parser.add_argument(
+        "--rate", type=_number(float, 0, above=True), help="events per second; as fast as it goes otherwise"
+    )
+    parser.add_argument("--subjects", type=_number(int, 1), default=1000, help="how many subjects (%(default)s)")
+    parser.add_argument(
+        "--skew", type=_number(float, 0), default=0.0, help="Zipf exponent of the subjects, 0: all alike (%(default)s)"
+    )
+    parser.add_argument("--pad", type=_number(int, 0), default=0, help="bytes more in each event's data (%(default)s)")
     parser.add_argument("--type", default="llm.inference", help="type of the events (%(default)s)")
     parser.add_argument("--source", default="//load.meterline/client", help="source of the events (%(default)s)")
-    parser.add_argument("--linger-ms", type=float, default=LINGER_S * 1000)
-    parser.add_argument("--max-bytes", type=int, default=MAX_BYTES, help="bound of the events in memory (%(default)s)")
+    parser.add_argument("--linger-ms", type=_number(float, 0), default=LINGER_S * 1000)
+    parser.add_argument(
+        "--max-bytes", type=_number(int, 1), default=MAX_BYTES, help="bound of the events in memory (%(default)s)"
+    )
     parser.add_argument("--spool-dir", help="where events go that do not fit into memory")
     parser.add_argument("--durable", action="store_true", help="every event to disk first (needs --spool-dir)")
     parser.add_argument("--seed", type=int, default=1)
@@ -181,7 +202,7 @@ def main() -> None:
     try:
         print(json.dumps(asyncio.run(run(options))))
     except MeterlineClientError as error:
-        print(f"error: {error.what}\nto do: {error.hint}", file=sys.stderr)
+        print(f"error: {error.what}", *([f"to do: {error.hint}"] if error.hint else []), sep="\n", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
 
 

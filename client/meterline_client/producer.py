@@ -153,8 +153,11 @@ class Producer:
 
     @property
     def trouble(self) -> MeterlineClientError | None:
-        """What stands in the way now: the last refusal of the broker, or of the disk. None: all is well."""
-        return next(iter(self._delivery.troubles.values()), self._unsynced)
+        """What stands in the way now: the last refusal of the broker, or of the disk. None: all is well.
+
+        A disk that refused to sync once is named for good: what was spooled by then may never reach it.
+        """
+        return self._delivery.trouble or self._unsynced
 
     @property
     def partitions(self) -> int:
@@ -333,7 +336,7 @@ class Producer:
         else:
             raise SpoolFull(
                 f"no room: {self._memory_bytes} bytes of events wait in memory, {self.spool_bytes} on disk",
-                hint=f"{NO_ROOM}; what stands in the way: {self.trouble or 'nothing but speed'}",
+                hint=f"{NO_ROOM}; what stands in the way: {self._delivery.trouble or 'nothing but speed'}",
             )
         if placed[1] == 0:
             lane.wake.set()  # the envelope before it is full

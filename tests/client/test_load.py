@@ -15,7 +15,7 @@ import pytest
 from local.broker import Broker
 from local.process import Child, free_port
 from local.servicebus.server import ServiceBusServer
-from meterline_client.load import CONNECTION_STRING, subjects
+from meterline_client.load import CONNECTION_STRING, arguments, subjects
 from tests.client.brokers import new_topic, read_until
 from tests.client.doubles import counters
 from tests.local.servicebus_world import config
@@ -76,6 +76,32 @@ async def test_a_wrong_setting_is_said_in_two_lines() -> None:
         "error: no broker is named",
         f"to do: give --bootstrap HOST:PORT, or set {CONNECTION_STRING}",
     ]
+
+
+async def test_what_was_refused_is_said_without_empty_advice() -> None:
+    code, _, err = await loaded("--nowhere", "1", "--events", "1", "--max-bytes", "10")
+    assert code == 1 and err.startswith("error: an event of ") and "to do" not in err
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "says"),
+    [
+        ("--rate", "nan", "nan is not a number above 0"),
+        ("--rate", "-1", "-1 is not a number above 0"),
+        ("--rate", "inf", "inf is not a number above 0"),
+        ("--rate", "fast", "invalid float value: 'fast'"),
+        ("--subjects", "0", "0 is not a number from 1"),
+        ("--events", "-5", "-5 is not a number from 0"),
+        ("--events", "2.5", "invalid int value: '2.5'"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_by_name(
+    option: str, text: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        arguments().parse_args([option, text])
+    assert ended.value.code == 2
+    assert f"argument {option}: {says}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("skew", [0.0, 1.1])

@@ -145,6 +145,23 @@ async def test_max_bytes_is_what_python_takes() -> None:
     await producer.close()
 
 
+async def test_what_was_given_up_stands_in_nobodys_way() -> None:
+    recorder, clock = Recorder(1), ManualClock()
+    recorder.away = True
+    producer = Producer(recorder, SOURCE, linger_s=0.0, delivery_timeout_s=30, clock=clock)
+    await producer.start()
+    given_up = producer.try_send(TYPE, "a", 1)
+    await clock.pass_s(0.001)
+    assert isinstance(producer.trouble, TransportError)
+    while not given_up.done:
+        await clock.pass_s(20)
+    with pytest.raises(DeliveryFailed):
+        await given_up
+    assert producer.trouble is None, "nothing is on the road"
+    with pytest.raises(DeliveryFailed):
+        await producer.close()
+
+
 async def test_what_stands_in_the_way_of_one_lane_is_said_while_others_flow() -> None:
     recorder, clock = Recorder(2), ManualClock()
     producer = Producer(recorder, SOURCE, linger_s=0.0, clock=clock)

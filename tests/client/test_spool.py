@@ -430,6 +430,40 @@ async def test_what_was_written_is_synced_as_often_as_was_said(
     while "cannot be synced" not in caplog.text:
         await clock.pass_s(3)
     monkeypatch.setattr(os, "fsync", fsync)
+    recorder.away = False
+    await clock.pass_s(20)
+    await clock.pass_s(20)
+    assert producer.ledger().delivered == 2
+    assert isinstance(producer.trouble, SpoolError), "whether all is on the disk nobody knows any more"
+    await closed(producer, clock)
+
+
+async def test_a_full_spool_blames_no_disk_that_only_could_not_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    recorder, clock = Recorder(1), ManualClock()
+    producer = Producer(
+        recorder,
+        SOURCE,
+        max_bytes=300,
+        spool_dir=tmp_path,
+        max_spool_bytes=1000,
+        fsync_s=3,
+        linger_s=100.0,
+        clock=clock,
+    )
+    await producer.start()
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fsync", refused)
+        producer.try_send(TYPE, "a", "x" * 200)
+        while producer.trouble is None:
+            await clock.pass_s(3)
+    with pytest.raises(SpoolFull, match="nothing but speed"):
+        for _ in range(20):
+            producer.try_send(TYPE, "a", "x" * 200)
     await closed(producer, clock)
 
 

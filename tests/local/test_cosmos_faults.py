@@ -29,6 +29,13 @@ async def server(tmp_path: Path) -> AsyncIterator[CosmosServer]:
 
 @pytest.fixture
 async def container(server: CosmosServer) -> AsyncIterator[ContainerProxy]:
+    async with client(server) as account:
+        yield await windows(account)
+
+
+@pytest.fixture
+async def impatient(server: CosmosServer, container: ContainerProxy) -> AsyncIterator[ContainerProxy]:
+    """For answers that never come: the SDK waits a minute a try, and tries again."""
     async with client(server, read_timeout=0.3) as account:
         yield await windows(account)
 
@@ -73,23 +80,23 @@ async def test_any_status_can_be_answered(server: CosmosServer, container: Conta
     assert refused.value.status_code == status and refused.value.sub_status == 7
 
 
-async def test_a_timeout_before_leaves_nothing_behind(server: CosmosServer, container: ContainerProxy) -> None:
+async def test_a_timeout_before_leaves_nothing_behind(server: CosmosServer, impatient: ContainerProxy) -> None:
     server.faults.add(Fault("timeout_before", operation="create", count=None))
     with pytest.raises(AzureError):
-        await container.create_item(ITEM)
+        await impatient.create_item(ITEM)
     assert (await items(server, 0), await items(server, 1)) == (0, 0)
 
 
 async def test_after_a_timeout_that_came_too_late_the_sdks_own_retry_finds_the_item(
-    server: CosmosServer, container: ContainerProxy
+    server: CosmosServer, impatient: ContainerProxy
 ) -> None:
     """The write happened, its answer never came: a create meets itself as 409, an upsert happens once more, the same."""
     server.faults.add(Fault("timeout_after", operation="create"))
     with pytest.raises(CosmosResourceExistsError):
-        await container.create_item(ITEM)
+        await impatient.create_item(ITEM)
     server.faults.add(Fault("timeout_after", operation="upsert"))
-    await container.upsert_item(ITEM | {"revision": 2})
-    assert (await container.read_item("w1", "acme"))["revision"] == 2
+    await impatient.upsert_item(ITEM | {"revision": 2})
+    assert (await impatient.read_item("w1", "acme"))["revision"] == 2
     assert await items(server, 0) == 1
 
 
