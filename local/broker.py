@@ -34,7 +34,8 @@ from pathlib import Path
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
 
-from local.process import Child, free_port
+from local.ports import free_port
+from local.process import Child
 from schemas.errors import ConfigurationError
 
 CLUSTER_ID = "meterline-local"

@@ -12,7 +12,7 @@ import secrets
 from pathlib import Path
 from typing import IO, Any
 
-from local.process import free_port, is_free
+from local.ports import free_port, is_free
 from schemas.errors import ConfigurationError
 
 try:

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from local.broker import answers
-from local.process import Child, free_port
+from local.ports import free_port
+from local.process import Child
 from schemas.errors import ConfigurationError
 from settings import Settings
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,7 +15,6 @@ from schemas.errors import BrokerError
 TAIL_LINES = 20
 LOG_MAX_BYTES = 16 * 1024 * 1024
 _POLL_S = 0.05
-_PORTS = (20_000, 32_768)
 
 
 class Child:
@@ -152,27 +149,6 @@ class Child:
         code = self.returncode
         how = "was not started" if code is None else f"ended with exit code {code}" if code >= 0 else _by_signal(code)
         return f"{self.name} {how}; the end of {self.log}:\n{self.tail()}"
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on now, and that no outgoing connection is given while its server is down.
-
-    So it lies below what kernels give to outgoing connections: from 32768 on Linux (ip_local_port_range), 49152 elsewhere.
-    """
-    while not is_free(port := random.randrange(*_PORTS)):
-        pass
-    return port
-
-
-def is_free(port: int) -> bool:
-    """Whether a server could listen on 127.0.0.1:port now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _by_signal(code: int) -> str:

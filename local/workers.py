@@ -10,7 +10,8 @@ from typing import Any
 
 import aiohttp
 
-from local.process import Child, free_port, is_free
+from local.ports import free_port, is_free
+from local.process import Child
 from local.stack import Stack
 from schemas.errors import BrokerError
 

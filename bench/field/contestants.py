@@ -21,7 +21,8 @@ from bench.field.feeding import Feed, follow, read
 from bench.field.inputs import Place
 from bench.field.judge import Found
 from bench.processes import cost_of_all, cpu_of_all
-from local.process import Child, free_port
+from local.ports import free_port
+from local.process import Child
 from schemas.errors import BrokerError
 
 ROOT = Path(__file__).resolve().parents[2]

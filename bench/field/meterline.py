@@ -20,7 +20,8 @@ from bench.field.feeding import Feed
 from bench.field.inputs import Place
 from bench.field.judge import Found
 from local import stages
-from local.process import Child, free_port
+from local.ports import free_port
+from local.process import Child
 from local.stack import Stack
 from local.workers import WorkerProcess
 from schemas.errors import BrokerError

@@ -32,7 +32,7 @@ from cli.verdicts import (
     judge_kafka,
     judge_queue,
 )
-from local.process import free_port
+from local.ports import free_port
 from local.stack import Stack
 from local.topics import ensure_topics
 from settings import Settings

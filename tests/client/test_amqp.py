@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from local.broker import Broker
-from local.process import free_port
+from local.ports import free_port
 from local.servicebus.server import ServiceBusServer
 from meterline_client import ConfigurationError, DeliveryFailed, KafkaTransport, Producer
 from meterline_client.amqp import AmqpTransport

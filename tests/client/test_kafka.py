@@ -14,7 +14,7 @@ import pytest
 from aiokafka import errors
 
 from local.broker import Broker
-from local.process import free_port
+from local.ports import free_port
 from meterline_client import ConfigurationError, KafkaTransport, Producer, StillSpooled, TransportError
 from meterline_client.connection import parse_eventhubs
 from meterline_client.packing import ENVELOPE_BYTES

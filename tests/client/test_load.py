@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from local.broker import Broker
-from local.process import Child, free_port
+from local.ports import free_port
+from local.process import Child
 from local.servicebus.server import ServiceBusServer
 from meterline_client.load import CONNECTION_STRING, arguments, subjects
 from tests.client.brokers import new_topic, read_until

@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from local.process import free_port
+from local.ports import free_port
 from local.stack import Stack
 from local.topics import ensure_topics
 from local.workers import WorkerProcess

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from local.process import free_port
+from local.ports import free_port
 from tests.e2e.deployments import deployment, until
 from tests.kafka_cluster import KafkaCluster
 from tests.unsigned_tokens import unsigned_token

@@ -17,7 +17,7 @@ from azure.eventhub.aio import EventHubConsumerClient, EventHubProducerClient
 from azure.eventhub.exceptions import AuthenticationError, ConnectError, EventDataSendError, EventHubError
 
 from local.broker import Broker
-from local.process import free_port
+from local.ports import free_port
 from local.servicebus import codec
 from local.servicebus.errors import Refusal
 from local.servicebus.eventhubs import Event, EventHubs, Extent, event_of, hash_code

@@ -26,7 +26,7 @@ from dotenv import dotenv_values
 import settings as configuration
 from local.broker import answers
 from local.foreground import write_env_file
-from local.process import is_free
+from local.ports import is_free
 from local.stack import Stack
 from local.topics import partition_counts
 from schemas.errors import BrokerError, ConfigurationError
