@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.terminal import as_at_a_terminal
+
 ROOT = Path(__file__).resolve().parents[2]
 APP = [sys.executable, str(ROOT / "app.py")]
 FIELDS = [
@@ -115,14 +117,15 @@ def test_local_shows_invoices_within_a_minute_and_leaves_no_process(
 ) -> None:
     output = tmp_path / "output.txt"
     with output.open("wb") as stdout:
-        local = subprocess.Popen(
-            [*APP, "local", "--env-file", "stack.env"],
-            cwd=tmp_path,
-            env=environment,
-            stdout=stdout,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with as_at_a_terminal():
+            local = subprocess.Popen(
+                [*APP, "local", "--env-file", "stack.env"],
+                cwd=tmp_path,
+                env=environment,
+                stdout=stdout,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         try:
             deadline = time.monotonic() + 200
             while "r1 closed" not in output.read_text():

@@ -31,6 +31,7 @@ from local.stack import Stack
 from local.topics import partition_counts
 from schemas.errors import BrokerError, ConfigurationError
 from settings import Settings
+from tests.terminal import as_at_a_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -73,13 +74,14 @@ class Foreground:
 
     def __init__(self, data: Path) -> None:
         self.env_file = data / "stack.env"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(PROGRAM), str(data)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with as_at_a_terminal():
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(PROGRAM), str(data)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         assert self.process.stdout is not None
         self.children = [int(pid) for pid in self.process.stdout.readline().split()]
         assert len(self.children) == 3, self.process.communicate()[1]
