@@ -1,6 +1,6 @@
 """What the Cosmos SDK does between a call and the wire: `azure-cosmos` 4.17.1, read from its source.
 
-Measured too, in azure.md §4.4, and side by side in `tests/simulation/test_sink_doubles.py`:
+Measured too, in azure.md §4.4, and side by side in `tests/simulation/test_cosmos_client_beside_the_sdk.py`:
 
 - the first preferred region that is not marked unavailable takes reads and writes; reads and writes are marked apart;
 - no connection, a cut one and silence are asked again in the same region (`retry_connect`, `retry_read`), then in the next,
