@@ -1,66 +1,17 @@
-"""Where records are gone, or cannot be counted: the gap is no larger than it must be, it is shown, and the rest is exact."""
+"""Where records are gone: the gap is no larger than it must be, it is shown, and the rest is exact."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from schemas import partials as wire
 from schemas.errors import BrokerError, NotMended, PartitionStopped
-from schemas.partials import Contribution, Partial, Partials, Watermark
-from schemas.windows import WindowKey
-from streams.counting import Counting
 from streams.deployment import StageName
-from streams.mending import accept_gap, rebuild, resend
+from streams.mending import accept_gap
 from tables.effects import Commit, Effect, Produce
-from tables.gaps import describe
 from tests.streams.lives import PLACES, alarms, do, end, event, heal, in_balance, lived, look, use
-from tests.usage import MINUTE, NOON, SECOND, usage
+from tests.streams.losses import gaps, gone, spoken, told, values, with_events, without
+from tests.usage import MINUTE, NOON
 from tests.world import AFTER, BEFORE, PARTIALS, USAGE, ClosingProcess, Fault, MeteringProcess, World
-
-
-def gone(world: World, partition: int, until: int) -> None:
-    """Retention has removed usage before that offset."""
-    world.logs[USAGE, partition].begin = until
-
-
-def without(world: World, partition: int, first: int, last: int) -> World:
-    """The same life, but that these usage records never had anything to count in them."""
-    records = world.logs[USAGE, partition].records
-    for offset in range(first, last):
-        records[offset] = records[offset]._replace(value=None)
-    return world
-
-
-def gaps(world: World, stage: StageName, partition: int) -> list[dict[str, object]]:
-    """As the audit shows them, of a new owner."""
-    process = MeteringProcess(world, partition) if stage == "metering" else ClosingProcess(world, partition)
-    return describe(process.table.gaps)
-
-
-def spoken(world: World, records: int, partition: int = 0, emits: int = 1) -> MeteringProcess:
-    """METERING reads on and emits, and is killed before it has checkpointed."""
-    process = MeteringProcess(world, partition)
-    for _ in range(emits):
-        process.read(records)
-        process.emit()
-    return process
-
-
-def told(world: World) -> None:
-    """CLOSING hears of it."""
-    for partition in range(world.targets):
-        joiner = ClosingProcess(world, partition)
-        joiner.read()
-        joiner.checkpoint()
-        joiner.deliver()
-        joiner.checkpoint()
-
-
-def values(windows: dict[Any, Any], but: str = "users") -> dict[Any, Any]:
-    """Without the meter that tells things apart: members cannot be taken back."""
-    return {key: value for key, value in windows.items() if key.meter != but}
 
 
 def test_usage_that_was_removed_is_a_gap_and_everything_else_is_counted() -> None:
@@ -74,125 +25,6 @@ def test_usage_that_was_removed_is_a_gap_and_everything_else_is_counted() -> Non
     assert heal(world) == ["mend accept-gap metering 0 --to 44"]
     assert end(world) == end(without(other, 0, 36, 44))
     assert in_balance(world) and alarms(world) == {}
-
-
-@pytest.mark.parametrize("heard", [False, True], ids=["still in the log", "joined already"])
-@pytest.mark.parametrize("spread", [(3, 1), (2, 3), (8, 1)], ids=str)
-def test_what_was_sent_ahead_of_the_commit_and_is_gone_now_is_taken_back(spread: tuple[int, int], heard: bool) -> None:
-    """Or totals would hold usage that the audit calls never counted, and a replay of the gap would count it twice."""
-    world, other = lived(), lived()
-    for one in (world, other):
-        use(one, 36, 60)
-    spoken(world, *spread[:1], emits=spread[1])
-    if heard:
-        told(world)
-    gone(world, 0, 46)
-    assert heal(world) == ["mend accept-gap metering 0 --to 46"]
-    windows = end(world)
-    assert values(with_events(windows)) == values(end(without(other, 0, 36, 46)))
-    assert in_balance(world) and alarms(world) == {}
-
-
-def test_what_was_sent_up_to_the_end_of_a_log_that_is_empty_now_is_taken_back() -> None:
-    """Producers ended with the worker: the gap ends exactly where the last share did."""
-    world, other = lived(), lived()
-    for one in (world, other):
-        use(one, 36, 44)
-    spoken(world, 8)
-    told(world)
-    gone(world, 0, world.logs[USAGE, 0].end)
-    assert heal(world) == ["mend accept-gap metering 0 --to 44"]
-    assert values(with_events(end(world))) == values(end(without(other, 0, 36, 44)))
-    assert in_balance(world) and alarms(world) == {}
-
-
-def with_events(windows: dict[Any, Any]) -> dict[Any, Any]:
-    """Windows of which all usage was taken back after they had closed say so: nothing, of no events."""
-    return {key: (value, events) for key, (value, events) in windows.items() if events}
-
-
-def test_a_window_of_which_everything_was_taken_back_before_it_closed_was_never_there() -> None:
-    world = lived()
-    world.use(usage("alone", NOON + 7 * MINUTE, "nobody else", n=5, user="u"), at_ms=NOON + 7 * MINUTE)
-    spoken(world, 1)
-    told(world)
-    gone(world, 0, 37)
-    heal(world)
-    for partition in range(2):
-        world.tick(NOON + 9 * MINUTE, partition)
-        owner = MeteringProcess(world, partition)
-        owner.read()
-        owner.checkpoint()
-    told(world)
-    windows = end(world)
-    assert {key.meter for key in windows if key.subject == "nobody else"} == {"users"}, "who was there stays"
-    assert all(ClosingProcess(world, p).table.windows_open == 0 for p in range(2))
-
-
-def test_a_window_that_was_taken_back_before_it_closed_closes_when_there_is_usage_again() -> None:
-    world = lived()
-    world.use(usage("alone", NOON + 7 * MINUTE, "acme", n=5, user="u"), at_ms=NOON + 7 * MINUTE)
-    spoken(world, 1)
-    told(world)
-    gone(world, 0, 37)
-    heal(world)
-    joiners = [ClosingProcess(world, partition) for partition in (0, 1)]
-    for partition in (0, 1):
-        world.tick(NOON + 8 * MINUTE + 6 * SECOND, partition)
-        owner = MeteringProcess(world, partition)
-        owner.read()
-        owner.checkpoint()
-    for joiner in joiners:
-        joiner.read()
-    world.use(usage("again", NOON + 7 * MINUTE, "acme", n=7, user="u"), at_ms=NOON + 8 * MINUTE)
-    world.tick(NOON + 9 * MINUTE)
-    for partition in (0, 1):
-        owner = MeteringProcess(world, partition)
-        owner.read()
-        owner.checkpoint()
-    for joiner in joiners:
-        joiner.read()
-        joiner.checkpoint()
-        joiner.deliver()
-    closed = [d for d in world.documents() if d["window_start"] == "2026-01-01T12:07:00Z" and d["meter"] == "total"]
-    assert [(d["revision"], d["value"], d["events"], d["reason"]) for d in closed] == [(1, "7", 1, "closed")]
-
-
-def test_a_closed_window_of_which_everything_was_taken_back_says_nothing_of_no_events() -> None:
-    world = lived()
-    world.use(usage("alone", NOON + 7 * MINUTE, "nobody else", n=5, user="u"), at_ms=NOON + 7 * MINUTE)
-    for partition in (0, 1):
-        world.tick(NOON + 8 * MINUTE + 6 * SECOND, partition)
-    other = MeteringProcess(world, 1)
-    other.read()
-    other.checkpoint()
-    spoken(world, 9)
-    told(world)
-    gone(world, 0, 38)
-    heal(world)
-    end(world)
-    said = {
-        (d["meter"], d["revision"]): (d["value"], d["delta"], d["events"])
-        for d in world.documents()
-        if d["subject"] == "nobody else"
-    }
-    assert said["total", 1] == ("5", "5", 1) and said["total", 2] == ("0", "-5", 0)
-    assert said["highest", 1] == ("5", "5", 1) and said["highest", 2] == ("0", "-5", 0)
-    assert said["users", 1] == ("1", "1", 1), "who was there cannot be taken back"
-
-
-def test_usage_of_the_gap_that_is_sent_again_is_counted_once() -> None:
-    """From Capture, or by the producers: their ids are not known, and nothing of them is left in a total."""
-    world, other = lived(), lived()
-    for one in (world, other):
-        use(one, 36, 48)
-    spoken(world, 5)
-    told(world)
-    gone(world, 0, 42)
-    heal(world)
-    for record in world.logs[USAGE, 0].records[36:42]:
-        world.use(record.value or b"", at_ms=NOON + 48 * 10 * SECOND)
-    assert values(end(world)) == values(end(other))
 
 
 def test_the_promised_watermark_holds_behind_the_gap() -> None:
@@ -234,20 +66,6 @@ def test_a_gap_ends_where_it_must_and_nowhere_else() -> None:
             world.mend(accept_gap, "metering", 0, to, "", NOON)
         assert "--to 44" in refused.value.hint
     assert world.committed[USAGE, 0] == 36
-
-
-def test_a_gap_reaches_beyond_everything_that_was_sent() -> None:
-    """Where retention ends within what had been sent ahead: a later share would not overrule what was said."""
-    world, other = lived(), lived()
-    for one in (world, other):
-        use(one, 36, 60)
-    spoken(world, 8)
-    gone(world, 0, 40)
-    with pytest.raises(NotMended, match="offsets 36 to 44"):
-        do(world, "mend accept-gap metering 0 --to 40")
-    assert heal(world) == ["mend accept-gap metering 0 --to 44"]
-    assert values(end(world)) == values(end(without(other, 0, 36, 44)))
-    assert in_balance(world) and alarms(world) == {}
 
 
 @pytest.mark.parametrize("fault", [BEFORE, AFTER], ids=["before", "after"])
@@ -361,144 +179,6 @@ def test_partials_of_sealed_windows_that_were_removed_are_lost_and_the_balance_s
     end(world)
     assert not in_balance(world)
     assert alarms(world)["stages_out_of_balance"] > 0
-
-
-def test_sending_again_is_harmless_at_any_time() -> None:
-    world, other = lived(), lived()
-    for one in (world, other):
-        use(one, 36, 48)
-    owner = MeteringProcess(world, 0)
-    owner.read(5)
-    owner.emit()
-    for _ in range(2):
-        world.mend(resend, "metering", 0)
-        world.mend(resend, "metering", 1)
-    told(world)
-    owner.read()
-    owner.checkpoint()
-    world.mend(resend, "metering", 0)
-    assert end(world) == end(other)
-    assert in_balance(world) and alarms(world) == {}
-
-
-def test_sending_again_carries_every_member_of_a_unique_count() -> None:
-    world = lived()
-    before = world.logs[PARTIALS, 0].end, world.logs[PARTIALS, 1].end
-    world.mend(resend, "metering", 0)
-    sent: dict[WindowKey, set[bytes]] = {}
-    for target in range(2):
-        for record in world.logs[PARTIALS, target].records[before[target] :]:
-            message = wire.decode(record.value or b"")
-            if not isinstance(message, Watermark):
-                for item in message.items:
-                    pieces = {item.members[at : at + 16] for at in range(0, len(item.members), 16)}
-                    sent.setdefault(item.key, set()).update(pieces)
-    table = MeteringProcess(world, 0).table
-    assert sent == {key: set(partial.members) for key, partial in table.partials.items()}
-    assert any(sent.values())
-
-
-def foreign_bytes() -> bytes:
-    return b"hello"
-
-
-def unknown_source() -> bytes:
-    return wire.encode(Watermark(9, NOON, 5, 5))
-
-
-def unknown_meter() -> bytes:
-    share = Contribution(1, bytes(16), 0, 0, None, None)
-    return wire.encode(Partials(0, [Partial("acme", "another", (), NOON, "PT1M", 1, share)]))
-
-
-@pytest.mark.parametrize("foreign", [foreign_bytes, unknown_source, unknown_meter])
-def test_foreign_records_among_the_partials_are_passed_over_and_nothing_is_lost(foreign: Any) -> None:
-    world, other = lived(), lived()
-    for one in (world, other):
-        use(one, 36, 48)
-        owner = MeteringProcess(one, 0)
-        owner.read(6)
-        owner.checkpoint()
-    log = world.logs[PARTIALS, 1]
-    at = log.end
-    for _ in range(3):
-        log.append(foreign())
-    owner = MeteringProcess(world, 0)
-    owner.read()
-    owner.checkpoint()
-    with pytest.raises(PartitionStopped) as stopped:
-        ClosingProcess(world, 1).read()
-    assert stopped.value.way == "a-foreign-record-among-the-partials"
-    assert f"mend accept-gap closing 1 --to {at + 1}" in stopped.value.hint
-    assert heal(world) == [f"mend accept-gap closing 1 --to {at + 3}"]
-    assert [(gap["from"], gap["to"]) for gap in gaps(world, "closing", 1)] == [(at, at + 3)]
-    assert end(world) == end(other)
-    assert in_balance(world) and alarms(world) == {}
-
-
-def test_a_record_that_can_be_joined_is_never_passed_over() -> None:
-    world = lived()
-    use(world, 36, 40)
-    world.logs[PARTIALS, 0].append(b"hello")
-    at = world.logs[PARTIALS, 0].end
-    owner = MeteringProcess(world, 0)
-    owner.read()
-    owner.checkpoint()
-    with pytest.raises(NotMended, match=f"offsets {at - 1} to {at};"):
-        world.mend(accept_gap, "closing", 0, at + 1, "", NOON)
-
-
-def poisoned(monkeypatch: pytest.MonkeyPatch, world: World, number: int) -> int:
-    """A defect: METERING cannot fold the record with this event. Its offset."""
-    read = Counting._read
-
-    def failing(self: Counting, records: Any) -> Any:
-        if any(b'"id":"0-%d"' % number in (value or b"") for value in records.values):
-            raise ArithmeticError("a defect")
-        return read(self, records)
-
-    monkeypatch.setattr(Counting, "_read", failing)
-    return number
-
-
-def test_a_record_that_cannot_be_folded_is_passed_over_and_what_is_before_it_is_sent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    world, other = lived(), lived()
-    for one in (world, other):
-        use(one, 36, 60)
-    at = poisoned(monkeypatch, world, 41)
-    found = look(world, "metering", 0)
-    assert found.way == "a-record-that-cannot-be-folded"
-    assert "ArithmeticError: a defect" in found.what
-    assert f"offset {at}" in found.what
-    assert heal(world) == [f"mend accept-gap metering 0 --to {at + 1}"]
-    assert [(gap["from"], gap["to"]) for gap in gaps(world, "metering", 0)] == [(at, at + 1)]
-    windows = end(world)
-    monkeypatch.undo()
-    assert windows == end(without(other, 0, at, at + 1))
-
-
-def test_what_is_rebuilt_up_to_a_record_that_cannot_be_folded_goes_on_behind_the_gap(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The decision was lost with the changelog, so it has to be taken again."""
-    world, other = lived(), lived()
-    at = poisoned(monkeypatch, world, 41)
-    for one in (world, other):
-        use(one, 36, 60)
-    heal(world)
-    owner = MeteringProcess(world, 0)
-    owner.read()
-    owner.checkpoint()
-    world.logs["metering-state", 0].begin = world.logs["metering-state", 0].end
-    done = world.mend(rebuild, "metering", 0)
-    assert world.committed[USAGE, 0] == at
-    assert "a defect" in done.then
-    assert heal(world) == [f"mend accept-gap metering 0 --to {at + 1}"]
-    windows = end(world)
-    monkeypatch.undo()
-    assert windows == end(without(other, 0, at, at + 1))
 
 
 def test_usage_is_not_passed_over_while_closing_is_stopped_itself() -> None:
