@@ -14,6 +14,8 @@ from meterline_client.clock import Timer
 SOURCE = "//tests.meterline/client"
 TYPE = "sample.request"
 NOON_MS = 1_769_860_800_123  # 2026-01-31T12:00:00.123Z
+PAD = "x" * 900
+"""Data that makes an event about a kilobyte."""
 
 
 class ManualClock:
