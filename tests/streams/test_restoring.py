@@ -17,7 +17,7 @@ from streams.tasks import TELL_S
 from tables.effects import Effect, ReadLog
 from tables.portions import WAITING
 from tests import pictures
-from tests.streams.test_partition_tasks import METERS, Owner, until
+from tests.streams.owner import METERS, Owner, until
 from tests.usage import MINUTE, NOON, definitions, meter, usage
 from tests.world import USAGE, ClosingProcess, MeteringProcess, World, finish
 
