@@ -18,9 +18,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from schemas.definitions import Definitions, Meter
+from schemas.errors import ConfigurationError
 from schemas.events import event_id_digest
 from schemas.ids import ID_BYTES, Ids
 from schemas.partials import RECORD_MAX
@@ -41,6 +43,8 @@ ID_MEMORY_BYTES = 40
 """Memory of an id that is known by itself, at most (`tables/shelves.py`)."""
 TU_IN_BYTES_S, TU_IN_RECORDS_S, TU_OUT_BYTES_S, TU_OUT_RECORDS_S, MOST_TU = 1e6, 1000, 2e6, 4096, 40
 WRITES_RU = ((1024, 4.95), (2048, 6.29), (4096, 6.67))
+_WHOLE = 1e-6
+"""So far may shares be from a whole: people write thirds as 0.333333."""
 _LANES = 32
 _MOST = 1000
 """Lanes that are weighed, and ids of each in a checkpoint: more are a digit more of an interval."""
@@ -52,7 +56,8 @@ class Load:
     """What is to be carried. events_s: usage events a second. keys: pairs of subject and group that are active at once.
 
     event_bytes: of one event's JSON. envelope: how many events come in one record. producers: processes that send them.
-    sources, targets: partitions of the usage and the partials topic. regions: of Cosmos DB.
+    sources, targets: partitions of the usage and the partials topic. regions: of Cosmos DB. mix: metered types, each with its
+    share of the events; empty for all of them alike. What is missing from a whole is usage that nobody meters.
     """
 
     events_s: float
@@ -63,6 +68,7 @@ class Load:
     sources: int = 4
     targets: int = 4
     regions: int = 2
+    mix: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +82,14 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a load needs. streams: by topic. units: throughput units of Event Hubs. ids: remembered at once, and their memory.
+    """What a load needs.
 
-    revisions_s: on average; operations_s, request_units_s: of Service Bus and Cosmos DB for them.
+    streams: by topic. mix: the share of each metered type. units: throughput units of Event Hubs. ids: remembered at once, and
+    their memory. revisions_s: on average; operations_s, request_units_s: of Service Bus and Cosmos DB for them.
     """
 
     streams: dict[str, Stream]
+    mix: dict[str, float]
     units: int
     ids: float
     ids_bytes: float
@@ -104,32 +112,50 @@ class _Remembered:
 
 
 @dataclass(frozen=True, slots=True)
-class _Weights:
-    """Bytes per key: of its partials, of their entries in a changelog, of its windows', and of one revision's message."""
+class _Flow:
+    """Events of one type. events_s: a second. ends_s: how often the windows end that each is in.
 
+    Bytes per key: of its partials, of their entries in a changelog, of its windows', and of one revision's message.
+    """
+
+    events_s: float
+    ends_s: tuple[float, ...]
+    keys: int
     partials: float
     metering: float
     closing: float
     revision: float
 
+    def touched(self, span_s: float) -> float:
+        """How many keys a span of time touches, of so many that are equally likely."""
+        return self.keys * -math.expm1(-self.events_s * span_s / self.keys)
+
+    @property
+    def revisions_s(self) -> float:
+        """Windows that end, of those that an event was in."""
+        return sum(self.touched(end_s) / end_s for end_s in self.ends_s)
+
 
 def needs(load: Load, definitions: Definitions, settings: Settings) -> Need:
-    """What the load needs, if events are spread evenly over keys: no other load of as many touches more of them.
+    """What the load needs, if the events of each type are spread evenly over the keys: nothing else touches more of them.
 
-    Every event is taken for one of each type, counted by every meter: what one type alone needs is less.
+    Raises ConfigurationError for a mix of other types than are metered, or of more than a whole.
     """
-    weights = _weigh(definitions)
-    remembered = _remembered(load, definitions, settings)
     emit_s, checkpoint_s = settings.emit_ms / 1000, settings.checkpoint_ms / 1000
-    ends_s = [window.size_ms / 1000 for meter in definitions.meters for window in meter.windows]
-    revisions_s = sum(_touched(load, size_s) / size_s for size_s in ends_s)
+    mix = mixed(load, definitions)
+    flows = [_flow(definitions, event_type, load.events_s * share, load.keys) for event_type, share in mix]
+    metered_s = sum(flow.events_s for flow in flows)
+    remembered = _remembered(load, metered_s, definitions, settings)
+    revisions_s = sum(flow.revisions_s for flow in flows)
     usage = Stream(load.events_s * load.event_bytes, load.events_s / load.envelope, 1)
-    partials_s = _touched(load, emit_s) * weights.partials / emit_s
+    partials_s = sum(flow.touched(emit_s) * flow.partials for flow in flows) / emit_s
     marks_s = load.sources * load.targets / emit_s
     partials = Stream(partials_s + 40 * marks_s, _records_s(partials_s, marks_s) + marks_s, 1)
     # A snapshot is as large as the chunks since the last one: every byte that is written is written about twice.
-    metering_s = 2 * (_touched(load, checkpoint_s) * weights.metering / checkpoint_s + remembered.changelog_s)
-    closing_s = 2 * (_touched(load, checkpoint_s) * weights.closing / checkpoint_s + revisions_s * weights.revision)
+    metering_s = sum(flow.touched(checkpoint_s) * flow.metering for flow in flows) / checkpoint_s
+    metering_s = 2 * (metering_s + remembered.changelog_s)
+    closing_s = sum(flow.touched(checkpoint_s) * flow.closing for flow in flows) / checkpoint_s
+    closing_s = 2 * (closing_s + sum(flow.revisions_s * flow.revision for flow in flows))
     chunks_s = load.sources / checkpoint_s
     streams = {
         settings.usage_topic: usage,
@@ -137,9 +163,31 @@ def needs(load: Load, definitions: Definitions, settings: Settings) -> Need:
         settings.metering_state_topic: Stream(metering_s, _records_s(metering_s, chunks_s)),
         settings.closing_state_topic: Stream(closing_s, _records_s(closing_s, load.targets / checkpoint_s)),
     }
-    ids = load.events_s * definitions.stream.correct_for_ms / 1000
-    request_units = revisions_s * load.regions * 2 * _write_ru(weights.revision)  # the document, and the ledger's item
-    return Need(streams, _units(streams.values()), ids, remembered.memory, revisions_s, 2 * revisions_s, request_units)
+    ids = metered_s * definitions.stream.correct_for_ms / 1000
+    # Two writes of each in every region: the document, and the ledger's item.
+    request_units = sum(flow.revisions_s * load.regions * 2 * _write_ru(flow.revision) for flow in flows)
+    return Need(
+        streams,
+        dict(mix),
+        _units(streams.values()),
+        ids,
+        remembered.memory,
+        revisions_s,
+        2 * revisions_s,
+        request_units,
+    )
+
+
+def mixed(load: Load, definitions: Definitions) -> list[tuple[str, float]]:
+    """Each metered type of the load with its share. Raises ConfigurationError: see `needs`."""
+    metered = sorted(definitions.by_event_type)
+    mix = load.mix or [(event_type, 1 / len(metered)) for event_type in metered]
+    for event_type, _ in mix:
+        if event_type not in metered:
+            raise ConfigurationError(f"no meter reads {event_type!r}", hint=f"metered are {', '.join(metered)}")
+    if len({event_type for event_type, _ in mix}) < len(mix) or sum(share for _, share in mix) > 1 + _WHOLE:
+        raise ConfigurationError("the shares of the types are more than a whole", hint="each type once, up to 1 in all")
+    return list(mix)
 
 
 def table(load: Load, need: Need, memory_mb: int) -> Table:
@@ -147,6 +195,8 @@ def table(load: Load, need: Need, memory_mb: int) -> Table:
     shown = Table(box=None, pad_edge=False, show_header=False)
     shown.add_column(no_wrap=True)
     shown.add_column(overflow="fold")
+    alike = "" if load.mix or len(need.mix) == 1 else "; --type TYPE=SHARE says otherwise"
+    shown.add_row("events", ", ".join(f"{share:.0%} {escape(name)}" for name, share in need.mix.items()) + alike)
     for topic, stream in need.streams.items():
         shown.add_row(f"into {topic}", f"{stream.bytes_s / 1e6:,.2f} MB/s, {stream.records_s:,.0f} records/s")
     beyond = (
@@ -165,11 +215,14 @@ def table(load: Load, need: Need, memory_mb: int) -> Table:
     return shown
 
 
-def _remembered(load: Load, definitions: Definitions, settings: Settings) -> _Remembered:
-    """Our client has a lane for each partition; its ids come in the order of their counters."""
+def _remembered(load: Load, metered_s: float, definitions: Definitions, settings: Settings) -> _Remembered:
+    """Our client has a lane for each partition; its ids come in the order of their counters, where all are metered.
+
+    An id that nobody meters is not remembered: a gap, and an interval more.
+    """
     correct_for_ms, checkpoint_s = definitions.stream.correct_for_ms, settings.checkpoint_ms / 1000
-    if load.envelope < LANE:
-        return _Remembered(load.events_s * correct_for_ms / 1000 * ID_MEMORY_BYTES, load.events_s * ID_BYTES)
+    if load.envelope < LANE or metered_s < load.events_s * (1 - _WHOLE):
+        return _Remembered(metered_s * correct_for_ms / 1000 * ID_MEMORY_BYTES, metered_s * ID_BYTES)
     lanes = load.producers * load.sources
     each = max(LANE, min(_MOST, int(load.events_s * checkpoint_s / lanes)))
     known = KnownIds(correct_for_ms)
@@ -183,11 +236,6 @@ def _remembered(load: Load, definitions: Definitions, settings: Settings) -> _Re
         written = sum(len(entry.value or b"") for entry in known.touched())
     touched = -math.expm1(-load.events_s * checkpoint_s / lanes)
     return _Remembered(known.size_bytes / _LANES * lanes, written / _LANES * lanes * touched / checkpoint_s)
-
-
-def _touched(load: Load, span_s: float) -> float:
-    """How many keys a span of time touches, of so many that are equally likely."""
-    return load.keys * -math.expm1(-load.events_s * span_s / load.keys)
 
 
 def _records_s(bytes_s: float, least_s: float) -> float:
@@ -217,30 +265,31 @@ def _write_ru(size_bytes: float) -> float:
     return float(np.interp(size_bytes, sizes, units))
 
 
-def _weigh(definitions: Definitions) -> _Weights:
-    """A sample of keys through both stages, one event of each type each."""
+def _flow(definitions: Definitions, event_type: str, events_s: float, keys: int) -> _Flow:
+    """Weighed: a sample of keys through both stages, one event each."""
     metering_table = MeteringTable(1, definitions.stream.correct_for_ms)
     closing_table = ClosingTable(1, definitions.stream.correct_for_ms, ("servicebus", "cosmos"))
     metering = Metering(
         definitions, Topics("usage", "partials", "dead"), 0, 1, _durable(metering_table, definitions), metering_table
     )
     closing = Closing(definitions, "partials", 0, _durable(closing_table, definitions), closing_table)
-    values = [value for key in range(SAMPLE) for value in _events(definitions, key)]
+    values = [_event(event_type, definitions.by_event_type[event_type], key) for key in range(SAMPLE)]
     records = PackedRecords.of_lists(range(len(values)), [START_MS] * len(values), [b"k"] * len(values), values, None)
     metering.step(Batch(0, len(values), records))
     assert metering_table.ledger.counted == len(values), f"every event of the sample counts: {metering_table.ledger}"
     sent = [out for out in _written(metering.emit()) if out.topic == "partials"]
     closing.step(Batch(0, len(sent), [Record(at, START_MS, out.key, out.value) for at, out in enumerate(sent)]))
-    ids = len(values) * ID_BYTES
     windows = list(closing_table.windows)
-    revision = sum(len(json.dumps(closing.describe(key), separators=(",", ":"))) for key in windows) / max(
-        1, len(windows)
-    )
-    return _Weights(
+    described = sum(len(json.dumps(closing.describe(key), separators=(",", ":"))) for key in windows)
+    metered = sum(len(out.value) for out in _written(metering.durable.checkpoint())) - len(values) * ID_BYTES
+    return _Flow(
+        events_s,
+        tuple(window.size_ms / 1000 for meter in definitions.by_event_type[event_type] for window in meter.windows),
+        keys,
         sum(len(out.value) for out in sent) / SAMPLE,
-        (sum(len(out.value) for out in _written(metering.durable.checkpoint())) - ids) / SAMPLE,
+        metered / SAMPLE,
         sum(len(out.value) for out in _written(closing.durable.checkpoint())) / SAMPLE,
-        revision,
+        described / max(1, len(windows)),
     )
 
 
@@ -265,24 +314,21 @@ def _written(procedure: Procedure[object]) -> list[Out]:
             written += effect.records
 
 
-def _events(definitions: Definitions, key: int) -> list[bytes]:
-    """One event of every type, whose data has what its meters read."""
-    found = []
-    for number, (event_type, meters) in enumerate(definitions.by_event_type.items()):
-        data: dict[str, object] = {}
-        for meter in meters:
-            _put(data, meter)
-        event = {
-            "specversion": "1.0",
-            "id": event_id_digest("sample", f"{key}-{number}").hex(),
-            "source": "sample",
-            "type": event_type,
-            "subject": f"customer-{key:08d}",
-            "time": format_rfc3339(START_MS + key),
-            "data": data,
-        }
-        found.append(json.dumps(event, separators=(",", ":")).encode())
-    return found
+def _event(event_type: str, meters: Iterable[Meter], key: int) -> bytes:
+    """One event, whose data has what its meters read."""
+    data: dict[str, object] = {}
+    for meter in meters:
+        _put(data, meter)
+    event = {
+        "specversion": "1.0",
+        "id": event_id_digest("sample", str(key)).hex(),
+        "source": "sample",
+        "type": event_type,
+        "subject": f"customer-{key:08d}",
+        "time": format_rfc3339(START_MS + key),
+        "data": data,
+    }
+    return json.dumps(event, separators=(",", ":")).encode()
 
 
 def _put(data: dict[str, object], meter: Meter) -> None:

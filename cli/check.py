@@ -45,6 +45,22 @@ class _Finite(click.FloatRange):
         return number
 
 
+class _Share(click.ParamType):
+    """An event type and its share of the events."""
+
+    name = "TYPE=SHARE"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        event_type, _, text = str(value).rpartition("=")
+        try:
+            share = float(text)
+        except ValueError:
+            share = math.nan
+        if not event_type or not 0 < share <= 1:
+            self.fail(f"{value} is no type with its share from above 0 to 1, like llm.inference=0.8.", param, ctx)
+        return event_type, share
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for scripts.")
 @click.option("--load", "events_s", type=_Finite(), help="Events a second: what they would need.")
@@ -64,6 +80,7 @@ class _Finite(click.FloatRange):
     show_default=True,
     help="Processes that send envelopes with our client, with --load.",
 )
+@click.option("--type", "mix", type=_Share(), multiple=True, help="Of the events, as llm.inference=0.8, with --load.")
 @click.pass_context
 def check(
     ctx: click.Context,
@@ -73,6 +90,7 @@ def check(
     event_bytes: int,
     envelope: int,
     producers: int,
+    mix: tuple[tuple[str, float], ...],
 ) -> None:
     """Check the configured Event Hubs (or Kafka), Service Bus and Cosmos DB before a worker starts.
 
@@ -87,21 +105,23 @@ def check(
 
     
     With --load nothing is connected to: what such a load needs is computed from the meters file
-    and the settings, for 4 partitions of usage and of partials and 2 regions. Exit code 1 if it
-    is more than a Standard namespace has.
+    and the settings, for 4 partitions of usage and of partials and 2 regions; of each metered
+    type alike, unless --type says otherwise. Exit code 1 if it is more than a Standard namespace has.
       python app.py check --load 20000 --keys 100000 --envelope 250
+      python app.py check --load 20000 --type llm.inference=0.8 --type api.request=0.2
     """
     if events_s is None:
-        for name in ("keys", "event_bytes", "envelope", "producers"):
+        for name in ("keys", "event_bytes", "envelope", "producers", "mix"):
             if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-                raise click.UsageError(f"--{name.replace('_', '-')} says more of a load: --load is missing.")
+                option = "type" if name == "mix" else name.replace("_", "-")
+                raise click.UsageError(f"--{option} says more of a load: --load is missing.")
     else:
         if envelope > 1 and envelope * event_bytes > RECORD_MAX:
             raise click.UsageError(
                 f"{envelope} events of {event_bytes} bytes are more than the {RECORD_MAX:,} bytes of a record: "
                 f"--envelope {max(1, RECORD_MAX // event_bytes)} is the most."
             )
-        load = Load(events_s, keys, event_bytes, envelope, producers)
+        load = Load(events_s, keys, event_bytes, envelope, producers, mix=mix)
         need = needs(load, load_meters(Path(current(ctx).meters)), current(ctx))
         if as_json:
             click.echo(json.dumps(asdict(need), indent=1))

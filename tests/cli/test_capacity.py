@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from cli.capacity import Load, needs
+from cli.capacity import Load, mixed, needs
 from cli.main import group
 from schemas.definitions import Definitions
+from schemas.errors import ConfigurationError
 from schemas.meters import parse
 from settings import Settings
 from tests.usage import NOON, definitions, meter, usage
@@ -28,13 +31,24 @@ METERS = definitions(
     }
 )
 HOURLY = definitions({"meters": [meter("total", windows=["PT1H"])]})
+TWO_TYPES = definitions(
+    {"meters": [meter("total", windows=["PT1H"]), meter("jobs", "count", event_type="job", windows=["PT1H", "P1D"])]}
+)
 LOAD = Load(events_s=400.0, keys=500, sources=1, targets=1)
+SKEWED = (("job", 0.1), ("use", 0.9))
 
 
-@pytest.mark.parametrize(("keys", "meters"), [(500, METERS), (5_000, HOURLY)])
-def test_it_is_what_a_partition_that_works_sends_and_stores(keys: int, meters: Definitions) -> None:
+@pytest.mark.parametrize(
+    ("keys", "meters", "mix"),
+    [(500, METERS, ()), (5_000, HOURLY, ()), (5_000, TWO_TYPES, ()), (5_000, TWO_TYPES, SKEWED)],
+)
+def test_it_is_what_a_partition_that_works_sends_and_stores(
+    keys: int, meters: Definitions, mix: tuple[tuple[str, float], ...]
+) -> None:
     """Half a minute of that load through both stages, in the settings' own paces."""
-    load = replace(LOAD, keys=keys)
+    load = replace(LOAD, keys=keys, mix=mix)
+    types, shares = zip(*mixed(load, meters), strict=True)
+    bounds = [*accumulate(shares)]
     world = World(meters)
     metering, closing = MeteringProcess(world), ClosingProcess(world)
     per_emit, emits = int(LOAD.events_s * SETTINGS.emit_ms / 1000), 60
@@ -43,8 +57,14 @@ def test_it_is_what_a_partition_that_works_sends_and_stores(keys: int, meters: D
         for at in range(per_emit):
             number = round_ * per_emit + at
             key = number * 7919 % load.keys  # evenly, and in no order
+            event_type = types[bisect(bounds[:-1], number * 0.618034 % 1)]  # in their shares, and in no order
             event = usage(
-                f"{number:032x}", NOON + round_ * 500, n=1234, subject=f"customer-{key:08d}", model="model-of-this-key"
+                f"{number:032x}",
+                NOON + round_ * 500,
+                f"customer-{key:08d}",
+                event_type,
+                n=1234,
+                model="model-of-this-key",
             )
             world.use(event, at_ms=NOON + round_ * 500)
         metering.read()
@@ -99,11 +119,38 @@ def test_no_window_is_revised_that_no_event_was_in() -> None:
         (["--keys", "10"], "--keys says more of a load: --load is missing"),
         (["--event-bytes", "300"], "--event-bytes says more of a load: --load is missing"),
         (["--load", "10", "--envelope", "1000"], "--envelope 290 is the most"),
+        (["--type", "job=1"], "--type says more of a load: --load is missing"),
+        (["--load", "10", "--type", "job"], "job is no type with its share"),
+        (["--load", "10", "--type", "job=0"], "job=0 is no type with its share"),
+        (["--load", "10", "--type", "job=nan"], "job=nan is no type with its share"),
     ],
 )
 def test_a_load_that_is_none_is_refused_with_what_it_should_be(arguments: list[str], said: str) -> None:
     refused = CliRunner().invoke(group, ["check", *arguments])
     assert refused.exit_code == 2 and said in refused.output and "Traceback" not in refused.output
+
+
+@pytest.mark.parametrize(
+    ("mix", "said"),
+    [
+        ((("dance", 0.5),), "no meter reads 'dance' -> metered are job, use"),
+        ((("job", 0.5), ("use", 0.6)), "more than a whole"),
+        ((("job", 0.5), ("job", 0.5)), "each type once"),
+    ],
+)
+def test_a_mix_that_cannot_be_is_refused(mix: tuple[tuple[str, float], ...], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        needs(replace(LOAD, mix=mix), TWO_TYPES, SETTINGS)
+
+
+def test_usage_that_nobody_meters_costs_its_way_and_makes_gaps_in_lanes() -> None:
+    load = replace(LOAD, envelope=100, mix=(("job", 0.25), ("use", 0.25)))
+    half, whole = needs(load, TWO_TYPES, SETTINGS), needs(replace(load, mix=()), TWO_TYPES, SETTINGS)
+    assert half.streams[SETTINGS.usage_topic] == whole.streams[SETTINGS.usage_topic]
+    assert half.ids == whole.ids / 2
+    assert half.ids_bytes == half.ids * 40 > 1000 * whole.ids_bytes
+    partials = SETTINGS.partials_topic
+    assert half.streams[partials].bytes_s < whole.streams[partials].bytes_s
 
 
 def test_ids_are_remembered_for_correct_for_at_forty_bytes() -> None:
