@@ -32,9 +32,10 @@ from settings import Settings
 from streams.closing import Closing
 from streams.metering import Metering, Topics
 from tables.closing import ClosingTable
-from tables.dedupe import BUCKETS, LANE, KnownIds
+from tables.dedupe import BUCKETS, INTERVAL_BYTES, LANE, KnownIds
 from tables.durable import Durable
 from tables.effects import Procedure, Produce
+from tables.lanes import DENSE, INTERVAL_MEMORY_BYTES
 from tables.metering import MeteringTable
 
 SAMPLE = 400
@@ -216,12 +217,13 @@ def table(load: Load, need: Need, memory_mb: int) -> Table:
 
 
 def _remembered(load: Load, metered_s: float, definitions: Definitions, settings: Settings) -> _Remembered:
-    """Our client has a lane for each partition; its ids come in the order of their counters, where all are metered.
+    """Our client has a lane for each partition; its ids come in the order of their counters.
 
     An id that nobody meters is not remembered: a gap, and an interval more.
     """
     correct_for_ms, checkpoint_s = definitions.stream.correct_for_ms, settings.checkpoint_ms / 1000
-    if load.envelope < LANE or metered_s < load.events_s * (1 - _WHOLE):
+    gaps = max(0.0, 1 - metered_s / load.events_s)
+    if load.envelope < LANE or gaps * DENSE > 1:
         return _Remembered(metered_s * correct_for_ms / 1000 * ID_MEMORY_BYTES, metered_s * ID_BYTES)
     lanes = load.producers * load.sources
     each = max(LANE, min(_MOST, int(load.events_s * checkpoint_s / lanes)))
@@ -235,7 +237,11 @@ def _remembered(load: Load, metered_s: float, definitions: Definitions, settings
         known.count(ids, at_ms, at_ms)
         written = sum(len(entry.value or b"") for entry in known.touched())
     touched = -math.expm1(-load.events_s * checkpoint_s / lanes)
-    return _Remembered(known.size_bytes / _LANES * lanes, written / _LANES * lanes * touched / checkpoint_s)
+    remembered = metered_s * gaps * correct_for_ms / 1000 * INTERVAL_MEMORY_BYTES
+    return _Remembered(
+        known.size_bytes / _LANES * lanes + remembered,
+        written / _LANES * lanes * touched / checkpoint_s + metered_s * gaps * INTERVAL_BYTES,
+    )
 
 
 def _records_s(bytes_s: float, least_s: float) -> float:

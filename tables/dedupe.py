@@ -34,8 +34,8 @@ LANE = 8
 INTERVAL_BYTES = 8
 """Of an interval in a piece, about."""
 _PIECE = 32_000 // ID_BYTES * ID_BYTES
-_LANES = 1000
-"""In a share of a snapshot."""
+_SHARE = 32_000 // INTERVAL_BYTES
+"""Intervals in a share of a snapshot."""
 _DIGESTS, _INTERVALS = b"\x00", b"\x01"
 """With which pieces begin: of digests by bucket, or what `lane_kernels.pack` writes."""
 _many = struct.Struct(">H")
@@ -57,11 +57,11 @@ class KnownIds:
     """(source, id) of counted events, each with the bucket of event time it was counted in."""
 
     def __init__(self, correct_for_ms: int, disk: Disk | None = None, most: int = MOST) -> None:
-        """disk: where ids go that there is no memory for. most: intervals of a lane."""
+        """disk: where ids go that there is no memory for. most: see `lanes.MOST`."""
         self._correct_for_ms = correct_for_ms
         self._bucket_ms = max(1000, correct_for_ms // BUCKETS)
         self._swept = self._lanes_swept = NEVER
-        self._lanes = Lanes(most)
+        self._lanes = Lanes(most, disk)
         self._shelves = Shelves(disk)
         self._fresh: list[Found] = []
         self._restored = False
@@ -124,6 +124,7 @@ class KnownIds:
             if len(astray):
                 self._shelves.find(astray, ids.words, elsewhere)
             self._lanes.count(slots, ids.counters, buckets, floors, elsewhere, fates)
+            self._shelves.beside_bytes = self._lanes.size_bytes
             rows = np.flatnonzero(fates == 0)
         if len(rows):
             self._shelves.count(rows, ids.words, buckets, floors, elsewhere, fates)
@@ -167,7 +168,7 @@ class KnownIds:
         """Shares of all ids, some thousand bytes each, for a snapshot."""
         self._settle()
         of = -(-sum(self._shelves.held.values()) * ID_BYTES // _PIECE)
-        return [*(Share(number, of) for number in range(of)), *self._lanes.shares(_LANES)]
+        return [*(Share(number, of) for number in range(of)), *self._lanes.shares(_SHARE)]
 
     def slice(self, unit: Unit) -> Iterator[Entry]:
         """The ids of one share, as additive pieces: those that are looked for first in one stretch of the table."""

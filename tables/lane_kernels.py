@@ -2,6 +2,7 @@
 
 Of lane l the intervals `at[l] : at[l] + counts[l]` of starts, stops, times: in order, none over another, each with its bucket
 of time. rooms: how many it may have there. used: how far these arrays are used, and how far those of what is fresh.
+toil: how many intervals were moved to make way for others, beyond what is easy.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Number = Any
 """An int64; `int` would leave a word one."""
+EASY = 4096
+"""Intervals that may be moved for each that is put in: some microseconds. Those of counters in order move none."""
+TOILSOME = 1 << 24
+"""A lane with so much toil is closed: some tenth of a second was spent on it."""
 
 
 @kernel
-def _forget(
+def forget_in_lane(
     lane: int, floor: int, at: Integers, counts: Integers, starts: Integers, stops: Integers, times: Integers
-) -> Number:
-    """Takes the intervals out whose time is too late. Gives how many they were."""
+) -> None:
+    """Takes the intervals out whose time is too late."""
     begin = at[lane]
     kept = 0
     for place in range(begin, begin + counts[lane]):
@@ -33,9 +38,7 @@ def _forget(
             stops[begin + kept] = stops[place]
             times[begin + kept] = times[place]
             kept += 1
-    gone = np.int64(counts[lane]) - kept
     counts[lane] = kept
-    return gone
 
 
 @kernel
@@ -56,7 +59,8 @@ def _below(counter: int, begin: int, many: int, starts: Integers) -> int:
 @kernel
 def _put(
     lane: int, below: int, start: int, stop: int, time: int,
-    at: Integers, counts: Integers, rooms: Integers, starts: Integers, stops: Integers, times: Integers, used: Integers,
+    at: Integers, counts: Integers, rooms: Integers, toil: Integers, starts: Integers, stops: Integers, times: Integers,
+    used: Integers,
 ) -> bool:  # fmt: skip
     """An interval that overlaps none, behind `below` others; where it touches one of its time they become one.
 
@@ -66,6 +70,8 @@ def _put(
     place = begin + below
     left = below > 0 and times[place - 1] == time and stops[place - 1] + 1 == start
     right = below < many and times[place] == time and starts[place] == stop + 1
+    if left == right:
+        toil[lane] = max(toil[lane] + many - below - EASY, 0)
     if left and right:
         stops[place - 1] = stops[place]
         for moved in range(place, begin + many - 1):
@@ -99,15 +105,15 @@ def _put(
 @kernel
 def count_in_lanes(
     row: int, lanes: Integers, counters: Integers, buckets: Integers, floors: Integers, elsewhere: Integers, fates: Letters,
-    at: Integers, counts: Integers, rooms: Integers, closed: Flags, starts: Integers, stops: Integers, times: Integers,
-    used: Integers, fresh_at: Integers, fresh: Integers, most: int,
+    at: Integers, counts: Integers, rooms: Integers, toil: Integers, limits: Integers, closed: Flags,
+    starts: Integers, stops: Integers, times: Integers, used: Integers, fresh_at: Integers, fresh: Integers,
 ) -> int:  # fmt: skip
     """Ids in the log's order, from `row` on: fate 2 for a duplicate, 1 for what was put into a lane, 0 for what is the table's.
 
-    That is: an id of no lane (-1) or of one that is closed; a lane is closed when it would have more than `most` intervals.
+    That is: an id of no lane (-1) or of one that is closed. limits: of each lane, how many intervals it has at most.
     buckets: of each its time; an id is known while that is not below the floor. elsewhere: the time it has in other places.
     fresh: (m, 4), lane, start, stop and time of what was put in since the last checkpoint, with each lane's last at `fresh_at`.
-    Gives the row at which there is no room to go on, or their number.
+    Gives the row at which there is no room to go on, or which would take a lane beyond its limit, or their number.
     """
     while row < len(lanes):
         lane, floor = lanes[row], floors[row]
@@ -123,7 +129,7 @@ def count_in_lanes(
                 fates[row] = 2
                 row += 1
             else:
-                _forget(lane, floor, at, counts, starts, stops, times)
+                forget_in_lane(lane, floor, at, counts, starts, stops, times)
             continue
         if elsewhere[row] >= floor:
             fates[row] = 2
@@ -132,14 +138,13 @@ def count_in_lanes(
         if closed[lane]:
             row += 1
             continue
-        if counts[lane] >= most:
-            closed[lane] = _forget(lane, floor, at, counts, starts, stops, times) == 0
-            continue
         last = fresh_at[lane]
-        if used[1] == len(fresh):
+        if counts[lane] >= limits[lane] or used[1] == len(fresh):
             return row
-        if not _put(lane, below, counter, counter, time, at, counts, rooms, starts, stops, times, used):
+        if not _put(lane, below, counter, counter, time, at, counts, rooms, toil, starts, stops, times, used):
             return row
+        if toil[lane] > TOILSOME:
+            closed[lane] = True
         if last >= 0 and fresh[last, 3] == time and fresh[last, 2] + 1 == counter:
             fresh[last, 2] = counter
         else:
@@ -170,7 +175,8 @@ def find_in_lanes(
 @kernel
 def unite_in_lanes(
     row: int, lanes: Integers, firsts: Integers, lasts: Integers, buckets: Integers,
-    at: Integers, counts: Integers, rooms: Integers, starts: Integers, stops: Integers, times: Integers, used: Integers,
+    at: Integers, counts: Integers, rooms: Integers, toil: Integers, starts: Integers, stops: Integers, times: Integers,
+    used: Integers,
 ) -> int:  # fmt: skip
     """Intervals, the latest times first, from `row` on: of each what no later time has. firsts: moved on by what is done.
 
@@ -187,7 +193,9 @@ def unite_in_lanes(
             last = lasts[row]
             if below < counts[lane] and starts[place] <= last:
                 last = starts[place] - 1
-            if not _put(lane, below, firsts[row], last, buckets[row], at, counts, rooms, starts, stops, times, used):
+            if not _put(
+                lane, below, firsts[row], last, buckets[row], at, counts, rooms, toil, starts, stops, times, used
+            ):
                 return row
             firsts[row] = last + 1
         row += 1
@@ -201,7 +209,7 @@ def forget_in_lanes(
     """Takes every interval out whose time is too late. emptied: the lanes that have none left. Gives their number."""
     many = 0
     for lane in range(len(at)):
-        _forget(lane, floor, at, counts, starts, stops, times)
+        forget_in_lane(lane, floor, at, counts, starts, stops, times)
         if counts[lane] == 0:
             emptied[many] = lane
             many += 1
@@ -234,7 +242,7 @@ def move_lanes(
 
 # --- intervals in the changelog -----------------------------------------------------------------------------------------
 
-_COUNTERS: Number = np.int64(10**18)
+COUNTERS: Number = np.int64(10**18)
 """A counter is below (`schemas.ids`)."""
 _TIMES: Number = np.int64(1 << 53)
 """No bucket of time is as far away."""
@@ -333,7 +341,7 @@ def unpack(
             last = 0
         step, length = _read(piece, at), _read(piece, at)
         first = last + _unfolded(step)
-        if named == 0 or step < 0 or not 0 <= length < _COUNTERS or not 0 <= first < _COUNTERS - length:
+        if named == 0 or step < 0 or not 0 <= length < COUNTERS or not 0 <= first < COUNTERS - length:
             return -1, named
         if not -_TIMES < time < _TIMES:
             return -1, named

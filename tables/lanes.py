@@ -1,13 +1,16 @@
 """Known ids that end in a counter, lane by lane: intervals of counters, each of one bucket of event time.
 
 Ids that come in the order of their counters extend the last interval of their lane: they cost no memory, and nothing is
-looked up, for a counter above all that a lane has held is new. A lane with too many intervals is *closed*: what it holds it
-keeps until that is too late, but takes no more; its ids go where ids of no lane go.
+looked up, for a counter above all that a lane has held is new. Where some are missing, as what was not counted is, or where
+two buckets of time mingle, there are more intervals. A lane is *closed* once they are worth less than digests: too many of too
+few ids each, more than the memory there is, or much moving of some to make way for others. What it holds it keeps until that
+is too late, but takes no more; its ids go where ids of no lane go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -16,19 +19,27 @@ import numpy.typing as npt
 
 from schemas.ids import ID_BYTES, Integers
 from tables import lane_kernels as kernels
+from tables.runs import Disk
 
 NEVER = -(1 << 62)
 MOST = 4096
-"""Intervals of a lane."""
+"""Intervals of a lane, after which it is looked at whether more pay."""
+DENSE = 1.5
+"""Ids of an interval, on average, from which more intervals pay."""
+INTERVAL_MEMORY_BYTES = 32
+"""Memory of one, with the room beside it, about; a digest takes up to 40 bytes."""
+_LAST = int(kernels.COUNTERS) - 1
 _PIECE = 32_000
 _LARGEST = 64
 """Bytes of one interval in a piece, at most."""
 
 
 class LaneShare(NamedTuple):
-    """Some lanes, for a snapshot."""
+    """Some lanes, for a snapshot; of them the intervals that have counters from `first` to `last`."""
 
     names: tuple[bytes, ...]
+    first: int = 0
+    last: int = _LAST
 
 
 class _Pending(NamedTuple):
@@ -44,13 +55,16 @@ class _Pending(NamedTuple):
 class Lanes:
     """Lanes by name, each a slot in arrays. strays: by slot, the latest time that an id of it may have in the table."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, disk: Disk | None = None) -> None:
+        """disk: where digests go that there is no memory for. Half of that memory is for intervals."""
         self._most = most
+        self._disk = disk
         self.slots: dict[bytes, int] = {}
         self._free: list[int] = []
         self._names = np.zeros((0, ID_BYTES), np.uint8)
         self.strays = np.zeros(0, np.int64)
         self._at, self._counts, self._rooms, self._fresh_at = (np.zeros(0, np.int64) for _ in range(4))
+        self._limits, self._toil = (np.zeros(0, np.int64) for _ in range(2))
         self._closed = np.zeros(0, np.bool_)
         self._starts, self._stops, self._times = (np.zeros(0, np.int64) for _ in range(3))
         self._fresh = np.zeros((0, 4), np.int64)
@@ -61,7 +75,7 @@ class Lanes:
     def size_bytes(self) -> int:
         """Memory of them; the dictionary of names is about 170 bytes an entry."""
         arrays = (
-            self._names, self.strays, self._at, self._counts, self._rooms, self._fresh_at, self._closed,
+            self._names, self.strays, self._at, self._counts, self._rooms, self._fresh_at, self._limits, self._toil, self._closed,
             self._starts, self._stops, self._times, self._fresh,
         )  # fmt: skip
         return sum(array.nbytes for array in arrays) + 170 * len(self.slots)
@@ -80,7 +94,8 @@ class Lanes:
         self.slots[name] = slot
         self._names[slot] = np.frombuffer(name, np.uint8)
         self.strays[slot] = strays
-        self._at[slot] = self._counts[slot] = self._rooms[slot] = 0
+        self._at[slot] = self._counts[slot] = self._rooms[slot] = self._toil[slot] = 0
+        self._limits[slot] = self._most
         self._fresh_at[slot] = -1
         self._closed[slot] = False
         return slot
@@ -99,11 +114,15 @@ class Lanes:
         while row < len(slots):
             row = kernels.count_in_lanes(
                 row, slots, counters, buckets, floors, elsewhere, fates,
-                self._at, self._counts, self._rooms, self._closed, self._starts, self._stops, self._times,
-                self._used, self._fresh_at, self._fresh, self._most,
+                self._at, self._counts, self._rooms, self._toil, self._limits, self._closed,
+                self._starts, self._stops, self._times, self._used, self._fresh_at, self._fresh,
             )  # fmt: skip
             if row < len(slots):
-                self._make_room()
+                slot = int(slots[row])
+                if self._counts[slot] < self._limits[slot]:
+                    self._make_room()
+                elif not self._forgot(slot, int(floors[row])):
+                    self._reconsider(slot)
 
     def find(self, slots: Integers, counters: Integers, found: Integers) -> None:
         """Raises of each what is found to the time it has."""
@@ -129,19 +148,39 @@ class Lanes:
         return self._pieces(*(np.ascontiguousarray(fresh[:, at]) for at in range(4)))
 
     def shares(self, most: int) -> list[LaneShare]:
-        """All lanes, in shares of at most so many."""
-        names = list(self.slots)
-        return [LaneShare(tuple(names[at : at + most])) for at in range(0, len(names), most)]
+        """All lanes, in shares of about so many intervals, a name like two: some lanes together, or a part of one."""
+        shares: list[LaneShare] = []
+        together: list[bytes] = []
+        left = most
+        for name, slot in self.slots.items():
+            many = int(self._counts[slot])
+            if many > most:
+                firsts = [0, *self._starts[self._at[slot] + most : self._at[slot] + many : most].tolist()]
+                shares += [LaneShare((name,), first, past - 1) for first, past in pairwise([*firsts, _LAST + 1])]
+                continue
+            together.append(name)
+            left -= many + 2
+            if left <= 0:
+                shares.append(LaneShare(tuple(together)))
+                together, left = [], most
+        return [*shares, LaneShare(tuple(together))] if together else shares
 
     def slice(self, share: LaneShare, floor: int) -> Iterator[bytes]:
-        """The intervals of some lanes that are not below the floor, as pieces."""
+        """The intervals of a share that are not below the floor, as pieces."""
         slots = [self.slots[name] for name in share.names if name in self.slots]
-        places = [np.arange(self._at[slot], self._at[slot] + self._counts[slot]) for slot in slots]
+        places = [self._within(slot, share) for slot in slots]
         chosen = np.concatenate([np.empty(0, np.int64), *places])
         lanes = np.repeat(np.array(slots, np.int64), [len(place) for place in places])
         live = self._times[chosen] >= floor
         chosen, lanes = chosen[live], lanes[live]
         return self._pieces(lanes, self._starts[chosen], self._stops[chosen], self._times[chosen])
+
+    def _within(self, slot: int, share: LaneShare) -> Integers:
+        """Where the intervals of a lane are that have counters of the share."""
+        begin, end = self._at[slot], self._at[slot] + self._counts[slot]
+        from_there = np.searchsorted(self._stops[begin:end], share.first)
+        to_there = np.searchsorted(self._starts[begin:end], share.last, "right")
+        return np.arange(begin + from_there, begin + to_there)
 
     def restore(self, piece: bytes, begin: int) -> None:
         """One piece, from there on; `settle` puts it in. Raises msgspec.DecodeError for what is none."""
@@ -183,11 +222,28 @@ class Lanes:
         while row < len(lanes):
             row = kernels.unite_in_lanes(
                 row, lanes, firsts, lasts, buckets,
-                self._at, self._counts, self._rooms, self._starts, self._stops, self._times, self._used,
+                self._at, self._counts, self._rooms, self._toil, self._starts, self._stops, self._times, self._used,
             )  # fmt: skip
             if row < len(lanes):
                 self._make_room()
-        self._closed |= self._counts > self._most
+        self._toil[:] = 0
+        for slot in np.flatnonzero(self._counts > self._limits).tolist():
+            self._reconsider(slot)
+
+    def _forgot(self, slot: int, floor: int) -> bool:
+        """Whether a lane had intervals below the floor; they are gone."""
+        many = self._counts[slot]
+        kernels.forget_in_lane(slot, floor, self._at, self._counts, self._starts, self._stops, self._times)
+        return bool(self._counts[slot] < many)
+
+    def _reconsider(self, slot: int) -> None:
+        """A lane that has as many intervals as it may: it may have more where they pay, else it is closed."""
+        begin, many = self._at[slot], self._counts[slot]
+        held = self._stops[begin : begin + many] - self._starts[begin : begin + many] + 1
+        if held.sum() < DENSE * many or (self._disk and self.size_bytes > self._disk.share_bytes // 2):
+            self._closed[slot] = True
+        else:
+            self._limits[slot] = 2 * many
 
     def _intervals(self) -> tuple[Integers, Integers]:
         """Of all intervals how many ids they are, and their times."""
@@ -201,7 +257,7 @@ class Lanes:
         size = len(self._at)
         more = max(4, size // 2)
         self._free += range(size + more - 1, size - 1, -1)
-        for name in ("_at", "_counts", "_rooms", "_fresh_at", "strays"):
+        for name in ("_at", "_counts", "_rooms", "_fresh_at", "_limits", "_toil", "strays"):
             setattr(self, name, np.append(getattr(self, name), np.zeros(more, np.int64)))
         self._closed = np.append(self._closed, np.zeros(more, np.bool_))
         self._names = np.concatenate((self._names, np.zeros((more, ID_BYTES), np.uint8)))

@@ -85,12 +85,16 @@ class _Shelf:
 
 
 class Shelves:
-    """Ids, each with the bucket of event time it was counted in. held: how many ids there are of each bucket not swept."""
+    """Ids, each with the bucket of event time it was counted in. held: how many ids there are of each bucket not swept.
+
+    beside_bytes: what others have taken of the memory for ids.
+    """
 
     def __init__(self, disk: Disk | None = None, large: int = _LARGE) -> None:
         """disk: where ids go that there is no memory for. large: ids at which a shelf is split, about."""
         self.large = large
         self.held: Counter[int] = Counter()
+        self.beside_bytes = 0
         self._in_memory: Counter[int] = Counter()
         self._disk = disk
         if disk is not None:
@@ -332,7 +336,7 @@ class Shelves:
         if disk is None or self._tables_bytes <= disk.share_bytes // 4:
             return
         runs_bytes = sum(run.size_bytes for run in self._runs())
-        allowed = max(disk.share_bytes - runs_bytes, disk.share_bytes // 4)
+        allowed = max(disk.share_bytes - self.beside_bytes - runs_bytes, disk.share_bytes // 4)
         left = 4 * more
         for _ in self._shelves:
             if self._tables_bytes <= allowed or left <= 0:

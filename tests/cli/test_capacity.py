@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -18,6 +19,8 @@ from schemas.definitions import Definitions
 from schemas.errors import ConfigurationError
 from schemas.meters import parse
 from settings import Settings
+from tables.dedupe import KnownIds
+from tests.tables.ids import HOUR, count, of_lane
 from tests.usage import NOON, definitions, meter, usage
 from tests.world import PARTIALS, USAGE, ClosingProcess, MeteringProcess, World
 
@@ -143,14 +146,29 @@ def test_a_mix_that_cannot_be_is_refused(mix: tuple[tuple[str, float], ...], sai
         needs(replace(LOAD, mix=mix), TWO_TYPES, SETTINGS)
 
 
-def test_usage_that_nobody_meters_costs_its_way_and_makes_gaps_in_lanes() -> None:
+def test_usage_that_nobody_meters_costs_its_way_and_leaves_gaps_in_lanes() -> None:
     load = replace(LOAD, envelope=100, mix=(("job", 0.25), ("use", 0.25)))
     half, whole = needs(load, TWO_TYPES, SETTINGS), needs(replace(load, mix=()), TWO_TYPES, SETTINGS)
     assert half.streams[SETTINGS.usage_topic] == whole.streams[SETTINGS.usage_topic]
     assert half.ids == whole.ids / 2
-    assert half.ids_bytes == half.ids * 40 > 1000 * whole.ids_bytes
     partials = SETTINGS.partials_topic
     assert half.streams[partials].bytes_s < whole.streams[partials].bytes_s
+
+    known = KnownIds(HOUR)
+    random = np.random.default_rng(1)
+    ids = 0
+    for begin in range(0, 200_000, 5000):
+        counters = begin + np.flatnonzero(random.random(5000) < 0.5)
+        count(known, of_lane(counters), NOON)
+        list(known.touched())
+        ids += len(counters)
+    assert half.ids_bytes / half.ids == pytest.approx(known.size_bytes / ids, rel=0.2)
+
+
+def test_where_most_usage_is_metered_by_nobody_ids_are_known_one_by_one() -> None:
+    load = replace(LOAD, envelope=100, mix=(("job", 0.25),))
+    need = needs(load, TWO_TYPES, SETTINGS)
+    assert need.ids_bytes == need.ids * 40
 
 
 def test_ids_are_remembered_for_correct_for_at_forty_bytes() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from schemas.ids import Ids
+from schemas.ids import ID_BYTES, Ids, Integers
 from tables.dedupe import KnownIds, Unit
 
 MINUTE = 60_000
@@ -34,6 +34,13 @@ def numbered(first: int, end: int) -> Ids:
 def in_lane(first: int, end: int, lane: str = "lane-") -> Ids:
     """Ids that end in these counters."""
     return Ids.of([("/s", f"{lane}{counter}") for counter in range(first, end)])
+
+
+def of_lane(counters: Integers, lane: int = 0) -> Ids:
+    """Ids of one of a few lanes, that end in these counters; their digests are made up, and each id's own."""
+    words = np.array([counters, np.full(len(counters), lane)]).astype(np.uint64)
+    names = [bytes([number]) * ID_BYTES for number in range(8)]
+    return Ids(words * np.uint64(0x9E3779B97F4A7C15), np.full(len(counters), lane), counters, names)
 
 
 def count(known: KnownIds, ids: Ids, time_ms: int, watermark_ms: int | None = None) -> list[bool]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.ids import Ids
-from tables import shelves
+from tables import dedupe, shelves
 from tables.dedupe import KnownIds
 from tables.runs import Disk
 from tests.tables.ids import BUCKET, HOUR, MINUTE, NOON, Pair, Plain, knows, restore, snapshot, touched
@@ -22,10 +22,11 @@ LANES = ("a-", "b-", "ab-")
 
 @pytest.fixture(autouse=True)
 def small_shelves() -> Iterator[None]:
-    """So that some ids are enough for shelves to be split."""
+    """So that some ids are enough for shelves to be split, and some intervals for a lane to be in several shares."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(shelves.Shelves.__init__, "__defaults__", (None, 60))
         patched.setattr(shelves, "_LITTLE", 32)
+        patched.setattr(dedupe, "_SHARE", 5)
         yield
 
 
@@ -117,7 +118,7 @@ def test_what_came_of_a_lane_before_it_began_is_a_duplicate_of_it() -> None:
     assert known.count(Ids.of(pairs), at, at).all()
 
 
-def test_a_lane_of_too_many_intervals_takes_no_more_and_forgets_nothing() -> None:
+def test_a_lane_of_too_many_intervals_of_an_id_each_takes_no_more_and_forgets_nothing() -> None:
     known = KnownIds(HOUR, most=10)
     at = np.full(100, NOON)
     gaps = Ids.of([("/s", f"lane-{number * 2}") for number in range(100)])
