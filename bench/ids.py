@@ -45,21 +45,26 @@ class Taken:
     spilled: int = 0
 
 
-def put_in(batches: Callable[[int], Ids], events: int, disk: Disk | None = None) -> Taken:
-    """A day of ids, in batches. batches: gives each by its number."""
-    known, taken = KnownIds(_DAY_MS, disk), Taken(events)
+def put_in(batches: Callable[[int], Ids], events: int, disk: Disk | None = None, apart_ms: int = 0) -> Taken:
+    """A day of ids, in batches. batches: gives each by its number. apart_ms: times are up to so much behind their order."""
+    known, taken = KnownIds(_DAY_MS, disk), Taken(0)
     many = events // _BATCH
+    random = np.random.default_rng(many)
     for number in range(many):
         ids = batches(number)
-        at_ms = np.full(_BATCH, _START_MS + number * _DAY_MS // many)
+        events = len(ids.counters)
+        at_ms = _START_MS + (number * events + np.arange(events)) * _DAY_MS // (many * events)
+        behind_ms = random.integers(0, apart_ms + 1, events)
+        watermarks_ms = np.full(events, at_ms[0])
         began_s, began_cpu_s = time.perf_counter(), time.thread_time()
-        assert not known.count(ids, at_ms, at_ms).any()
+        assert not known.count(ids, at_ms - behind_ms, watermarks_ms).any()
         known.evict(int(at_ms[0]))
         taken.cpu_s += time.thread_time() - began_cpu_s
         taken.longest_s = max(taken.longest_s, time.perf_counter() - began_s)
+        taken.ids += events
         if number % _CHECKPOINT == _CHECKPOINT - 1 or number == many - 1:
             taken.changelog += sum(len(entry.value or b"") for entry in known.touched())
-    assert len(known) == events
+    assert len(known) == taken.ids
     taken.memory, taken.spilled = known.size_bytes, known.spilled
     taken.snapshot = sum(len(entry.value or b"") for unit in known.units() for entry in known.slice(unit))
     return taken
@@ -72,15 +77,21 @@ def drawn(number: int) -> Ids:
     return Ids(words, none, none, [])
 
 
-def in_lanes(lanes: int) -> Callable[[int], Ids]:
-    """Ids of so many lanes, each in the order of its counters; a batch has a hundred of one behind the other."""
+def in_lanes(lanes: int, missing: int = 0) -> Callable[[int], Ids]:
+    """Ids of so many lanes, each in the order of its counters; a batch has a hundred of one behind the other.
+
+    missing: one of so many is not counted, by chance.
+    """
     names = [lane.to_bytes(16, "big") for lane in range(lanes)]
     words = np.zeros((2, _BATCH), np.uint64)
 
     def batch(number: int) -> Ids:
         places = np.arange(number * _BATCH, (number + 1) * _BATCH)
         turns, within = places // 100, places % 100
-        return Ids(words, turns % lanes, turns // lanes * 100 + within, names)
+        ids = Ids(words, turns % lanes, turns // lanes * 100 + within, names)
+        if not missing:
+            return ids
+        return ids.only(np.flatnonzero(np.random.default_rng(number).random(_BATCH) * missing >= 1))
 
     return batch
 
@@ -118,16 +129,27 @@ def section(events: int, occasion: str) -> str:
     ]
     lines = [explained, "", occasion, "", table(heads, rows), ""]
     rows = []
-    for lanes in (1, 10, 100):
-        found = put_in(in_lanes(lanes), 5 * events)
+    for lanes, missing, apart_s in (
+        (1, 0, 0),
+        (10, 0, 0),
+        (100, 0, 0),
+        (10, 10_000, 0),
+        (10, 100, 0),
+        (10, 0, 1),
+        (10, 0, 60),
+    ):
+        found = put_in(in_lanes(lanes, missing), 5 * events, apart_ms=1000 * apart_s)
         per = [f"{size * 1000 / found.ids:.2f}" for size in (found.memory, found.changelog, found.snapshot)]
         cost = [f"{found.cpu_s / found.ids * 1e6:.3f}", f"{found.longest_s * 1000:.1f}"]
-        rows.append([f"{lanes}", f"{found.ids:,}", *cost, *per])
+        title = f"{lanes}"
+        title += f", one of {missing:,} missing" if missing else f", times {apart_s} s apart" if apart_s else ""
+        rows.append([title, f"{found.ids:,}", *cost, *per])
     heads = ["lanes", "ids", "µs an id", "at once, ms", "memory, B/1000", "changelog, B/1000", "snapshot, B/1000"]
     lines += [
         "Ids that end in a counter, in order, as `meterline-client` makes them; a checkpoint every "
         f"{_CHECKPOINT * _BATCH:,} of them. A lane takes some kilobytes a day, and some bytes a checkpoint, however many ids "
-        "it has:",
+        "it has. An id that is missing, as of an event that is not counted, is a gap; where times are out of order, two buckets "
+        "of time mingle at the end of each: both make more intervals.",
         "",
         table(heads, rows),
         "",
