@@ -70,9 +70,8 @@ def _put(
     place = begin + below
     left = below > 0 and times[place - 1] == time and stops[place - 1] + 1 == start
     right = below < many and times[place] == time and starts[place] == stop + 1
-    if left == right:
-        toil[lane] = max(toil[lane] + many - below - EASY, 0)
     if left and right:
+        toil[lane] = max(toil[lane] + many - below - EASY, 0)
         stops[place - 1] = stops[place]
         for moved in range(place, begin + many - 1):
             starts[moved], stops[moved], times[moved] = starts[moved + 1], stops[moved + 1], times[moved + 1]
@@ -95,6 +94,7 @@ def _put(
             at[lane] = begin
             rooms[lane] = room
             used[0] += room
+        toil[lane] = max(toil[lane] + many - below - EASY, 0)
         for moved in range(begin + many, place, -1):
             starts[moved], stops[moved], times[moved] = starts[moved - 1], stops[moved - 1], times[moved - 1]
         starts[place], stops[place], times[place] = start, stop, time
@@ -141,9 +141,11 @@ def count_in_lanes(
         last = fresh_at[lane]
         if counts[lane] >= limits[lane] or used[1] == len(fresh):
             return row
-        if not _put(lane, below, counter, counter, time, at, counts, rooms, toil, starts, stops, times, used):
+        if below > 0 and below == counts[lane] and times[place] == time and stops[place] + 1 == counter:
+            stops[place] = counter  # as `_put` would, which is not called for most
+        elif not _put(lane, below, counter, counter, time, at, counts, rooms, toil, starts, stops, times, used):
             return row
-        if toil[lane] > TOILSOME:
+        elif toil[lane] > TOILSOME:
             closed[lane] = True
         if last >= 0 and fresh[last, 3] == time and fresh[last, 2] + 1 == counter:
             fresh[last, 2] = counter
