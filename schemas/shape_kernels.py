@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.compiled import kernel
+from schemas.compiled import kernel, part
 
 Array = Any
 """A numpy array; each kernel's docstring says of what."""
@@ -81,7 +81,7 @@ def end_of_number(letters: Array, at: int, end: int) -> int:
     return at if at - begin < _LONG else -1
 
 
-@kernel
+@part
 def _matched(
     letters: Array, at: int, end: int, constants: Array, bounds: Array, numbers: Array, filled: Array, first: int, last: int,
     starts: Array, stops: Array, row: int,
