@@ -24,7 +24,7 @@ from streams.closing import Closing
 from streams.deployment import Deployment
 from streams.live_kernels import let_go, noted
 from streams.metering import Metering, Topics
-from tables.dedupe import KnownIds
+from tables.dedupe import LANE, KnownIds
 from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
 from tables.runs import Disk
 from tables.shelves import NEVER, Shelves
@@ -53,7 +53,7 @@ def warm() -> float:
 
 
 def _many_ids() -> None:
-    """What runs only where there are so many ids that they are split, and go to disk."""
+    """What runs only where there are so many ids that they are split, and go to disk, or that lanes are looked at."""
     with tempfile.TemporaryDirectory() as directory:
         shelves = Shelves(Disk(Path(directory), 0), large=200)
         for number in range(8):
@@ -61,7 +61,10 @@ def _many_ids() -> None:
             bucket, elsewhere = np.full(100, number + 1), np.full(100, NEVER)
             shelves.count(rows, words, bucket, bucket, elsewhere, np.zeros(100, np.uint8))
             shelves.find(rows, words, elsewhere)
-    KnownIds(1000).known(Ids.of([("/warming", "lane-1")]))
+    known, at_ms = KnownIds(1000, most=2), np.zeros(LANE, np.int64)
+    ids = Ids.of([("/warming", f"lane-{2 * number}") for number in range(LANE)])
+    known.count(ids, at_ms, at_ms)
+    known.known(ids)
 
 
 class _Lists:
