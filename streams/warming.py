@@ -55,12 +55,12 @@ def warm() -> float:
 def _many_ids() -> None:
     """What runs only where there are so many ids that they are split, and go to disk, or that lanes are looked at."""
     with tempfile.TemporaryDirectory() as directory:
-        shelves = Shelves(Disk(Path(directory), 0), large=200)
-        for number in range(8):
-            words, rows = np.random.default_rng(number).integers(0, 1 << 63, (2, 100), np.uint64), np.arange(100)
-            bucket, elsewhere = np.full(100, number + 1), np.full(100, NEVER)
-            shelves.count(rows, words, bucket, bucket, elsewhere, np.zeros(100, np.uint8))
-            shelves.find(rows, words, elsewhere)
+        for shelves in (Shelves(Disk(Path(directory), 0), large=200), Shelves(large=200)):
+            for number in range(8):
+                words, rows = np.random.default_rng(number).integers(0, 1 << 63, (2, 100), np.uint64), np.arange(100)
+                bucket, elsewhere = np.full(100, number + 1), np.full(100, NEVER)
+                shelves.count(rows, words, bucket, bucket, elsewhere, np.zeros(100, np.uint8))
+                shelves.find(rows, words, elsewhere)
     known, at_ms = KnownIds(1000, most=2), np.zeros(LANE, np.int64)
     ids = Ids.of([("/warming", f"lane-{2 * number}") for number in range(LANE)])
     known.count(ids, at_ms, at_ms)

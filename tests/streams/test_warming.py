@@ -26,8 +26,9 @@ from simulation.world import tell
 for seed in range(6):
     assert tell(seed).promise is None
 
-from tests.tables import test_lanes
+from tests.tables import test_dedupe, test_lanes
 
+test_dedupe.test_an_id_takes_at_most_forty_bytes()
 test_lanes.test_what_is_too_late_makes_room_for_more()
 test_lanes.test_a_snapshot_of_a_lane_in_parts_has_what_changes_between_them()
 print(*sorted(ready() - before), sep="\\n")
