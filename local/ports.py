@@ -1,18 +1,15 @@
 """Ports of 127.0.0.1, for servers that are started a moment after their port was chosen.
 
 In that moment nobody listens there, so that another process could choose the same one. So each process chooses from a block
-of ports that is its own, by a lock on a file, which ends with the process.
+of ports that is its own: it holds the block's first port, on which nobody listens, and which ends with the process.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import socket
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from schemas.errors import BrokerError
 
@@ -22,13 +19,12 @@ BLOCK = 64
 
 
 class Blocks:
-    """Blocks of ports, each of one process at a time. directory: where the locks are; all who share ports share it."""
+    """Blocks of ports, each of one process at a time."""
 
-    def __init__(self, directory: Path, ports: range = PORTS) -> None:
-        self._directory = directory
+    def __init__(self, ports: range = PORTS) -> None:
         self._ports = ports
         self._pid = 0
-        self._locks: list[int] = []
+        self._held: list[socket.socket] = []
         self._left: Iterator[int] = iter(())
 
     def free_port(self) -> int:
@@ -37,7 +33,7 @@ class Blocks:
         Raises BrokerError where there is none.
         """
         if self._pid != os.getpid():  # after a fork the blocks are the parent's
-            self._pid, self._locks, self._left = os.getpid(), [], iter(())
+            self._pid, self._held, self._left = os.getpid(), [], iter(())
         for _ in range(len(self._ports) // BLOCK + 2):
             for port in self._left:
                 if is_free(port):
@@ -47,25 +43,24 @@ class Blocks:
 
     def close(self) -> None:
         """Leave all blocks to others."""
-        for lock in self._locks:
-            os.close(lock)
-        self._locks, self._left = [], iter(())
+        for held in self._held:
+            held.close()
+        self._held, self._left = [], iter(())
 
     def _another_block(self) -> range:
         """The one before it stays ours as well: its last port may not be listened on yet."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         begins = self._ports[::BLOCK]
         for begin in random.sample(begins, len(begins)):
-            lock = os.open(self._directory / str(begin), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            first = socket.socket()
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
+                first.bind(("127.0.0.1", begin))  # not to be shared: SO_REUSEADDR is not set
+            except OSError:
+                first.close()
                 continue
-            for earlier in self._locks[:-1]:
-                os.close(earlier)
-            self._locks = [*self._locks[-1:], lock]
-            return range(begin, min(begin + BLOCK, self._ports.stop))
+            for earlier in self._held[:-1]:
+                earlier.close()
+            self._held = [*self._held[-1:], first]
+            return range(begin + 1, min(begin + BLOCK, self._ports.stop))
         raise self._exhausted()
 
     def _exhausted(self) -> BrokerError:
@@ -86,4 +81,4 @@ def is_free(port: int) -> bool:
     return True
 
 
-free_port = Blocks(Path(tempfile.gettempdir()) / f"meterline-ports-{os.getuid()}").free_port
+free_port = Blocks().free_port

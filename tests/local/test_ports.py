@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,14 +17,10 @@ FIRST = 15_000
 """Servers of other tests are elsewhere."""
 
 
-def drawn(blocks: Blocks, many: int) -> list[int]:
-    return [blocks.free_port() for _ in range(many)]
-
-
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Blocks, Blocks]]:
-    """Of two processes, as far as the locks are concerned; they have six blocks."""
-    pair = Blocks(tmp_path, range(FIRST, FIRST + 6 * BLOCK)), Blocks(tmp_path, range(FIRST, FIRST + 6 * BLOCK))
+def pair() -> Iterator[tuple[Blocks, Blocks]]:
+    """As of two processes; they have six blocks."""
+    pair = Blocks(range(FIRST, FIRST + 6 * BLOCK)), Blocks(range(FIRST, FIRST + 6 * BLOCK))
     yield pair
     for blocks in pair:
         blocks.close()
@@ -42,24 +37,24 @@ def test_no_port_is_chosen_by_two(pair: tuple[Blocks, Blocks]) -> None:
     assert all(port in range(FIRST, FIRST + 6 * BLOCK) for port in mine + others)
 
 
-def test_a_port_that_is_listened_on_is_passed_over(tmp_path: Path) -> None:
+def test_a_port_that_is_listened_on_is_passed_over() -> None:
+    two = range(FIRST, FIRST + 3)
     with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
+        server.bind(("127.0.0.1", two[1]))
         server.listen()
-        taken = server.getsockname()[1]
-        assert not is_free(taken)
-        blocks = Blocks(tmp_path, range(taken, taken + BLOCK))
-        assert taken not in drawn(blocks, 5)
+        assert not is_free(two[1])
+        blocks = Blocks(two)
+        assert blocks.free_port() == two[2]
         blocks.close()
-        blocks = Blocks(tmp_path, range(taken, taken + 1))
+        blocks = Blocks(two[:2])
         with pytest.raises(BrokerError, match="all ports"):
             blocks.free_port()
         blocks.close()
 
 
-def test_where_others_have_all_that_is_said(tmp_path: Path) -> None:
+def test_where_others_have_all_that_is_said() -> None:
     few = range(FIRST, FIRST + BLOCK)
-    first, second = Blocks(tmp_path, few), Blocks(tmp_path, few)
+    first, second = Blocks(few), Blocks(few)
     first.free_port()
     with pytest.raises(BrokerError, match=f"other processes have all ports from {FIRST} to {FIRST + BLOCK - 1}"):
         second.free_port()
@@ -68,22 +63,19 @@ def test_where_others_have_all_that_is_said(tmp_path: Path) -> None:
     second.close()
 
 
-def test_a_process_that_is_gone_leaves_its_ports_to_others(tmp_path: Path) -> None:
+def test_a_process_that_is_gone_leaves_its_ports_to_others() -> None:
     few = range(FIRST, FIRST + BLOCK)
-    text = (
-        "import pathlib, sys, local.ports\n"
-        f"print(local.ports.Blocks(pathlib.Path(sys.argv[1]), range({few.start}, {few.stop})).free_port())\n"
-    )
-    held = subprocess.run([sys.executable, "-c", text, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert int(held.stdout) in few
-    blocks = Blocks(tmp_path, few)
+    text = f"import local.ports; print(local.ports.Blocks(range({few.start}, {few.stop})).free_port())"
+    chosen = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert int(chosen.stdout) in few
+    blocks = Blocks(few)
     assert blocks.free_port() in few
     blocks.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: a POSIX system")
-def test_a_fork_chooses_from_a_block_of_its_own(tmp_path: Path) -> None:
-    blocks = Blocks(tmp_path, range(FIRST, FIRST + 6 * BLOCK))
+def test_a_fork_chooses_from_a_block_of_its_own() -> None:
+    blocks = Blocks(range(FIRST, FIRST + 6 * BLOCK))
     mine = blocks.free_port()
     reading, writing = os.pipe()
     child = os.fork()
