@@ -204,7 +204,7 @@ class KnownIds:
         many = np.bincount(ids.lanes + 1, minlength=len(ids.names) + 1)[1:].tolist()
         for name, here in zip(ids.names, many, strict=True):
             slot = known.get(name, -1)
-            if slot < 0 and here >= LANE:
+            if slot < 0 and here >= LANE and not self._lanes.full:
                 slot = self._lanes.open(name, self._shelves.newest)
             slots.append(slot)
         if max(slots) < 0:

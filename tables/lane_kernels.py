@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.compiled import kernel
+from schemas.compiled import kernel, part
 
 Letters = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
@@ -139,14 +139,16 @@ def count_in_lanes(
             row += 1
             continue
         last = fresh_at[lane]
-        if counts[lane] >= limits[lane] or used[1] == len(fresh):
+        if used[1] == len(fresh):
             return row
         if below > 0 and below == counts[lane] and times[place] == time and stops[place] + 1 == counter:
             stops[place] = counter  # as `_put` would, which is not called for most
-        elif not _put(lane, below, counter, counter, time, at, counts, rooms, toil, starts, stops, times, used):
-            return row
-        elif toil[lane] > TOILSOME:
-            closed[lane] = True
+        else:
+            if counts[lane] >= limits[lane]:
+                return row
+            if not _put(lane, below, counter, counter, time, at, counts, rooms, toil, starts, stops, times, used):
+                return row
+            closed[lane] = toil[lane] > TOILSOME
         if last >= 0 and fresh[last, 3] == time and fresh[last, 2] + 1 == counter:
             fresh[last, 2] = counter
         else:
@@ -174,34 +176,66 @@ def find_in_lanes(
                 found[row] = times[place]
 
 
-@kernel
-def unite_in_lanes(
-    row: int, lanes: Integers, firsts: Integers, lasts: Integers, buckets: Integers,
-    at: Integers, counts: Integers, rooms: Integers, toil: Integers, starts: Integers, stops: Integers, times: Integers,
-    used: Integers,
-) -> int:  # fmt: skip
-    """Intervals, the latest times first, from `row` on: of each what no later time has. firsts: moved on by what is done.
+@part
+def _pushed(row: int, size: int, heap: Integers, buckets: Integers) -> None:
+    """Puts a row into a heap of so many, the latest time on top."""
+    place = size
+    while place > 0 and buckets[heap[(place - 1) // 2]] < buckets[row]:
+        heap[place] = heap[(place - 1) // 2]
+        place = (place - 1) // 2
+    heap[place] = row
 
-    Gives the row at which there is no room to go on, or their number.
+
+@part
+def _popped(size: int, heap: Integers, buckets: Integers) -> None:
+    """Takes the top off a heap; so many are left."""
+    moved = heap[size]
+    place = 0
+    while 2 * place + 1 < size:
+        child = 2 * place + 1
+        if child + 1 < size and buckets[heap[child + 1]] > buckets[heap[child]]:
+            child += 1
+        if buckets[heap[child]] <= buckets[moved]:
+            break
+        heap[place] = heap[child]
+        place = child
+    heap[place] = moved
+
+
+@kernel
+def newest_of(
+    lanes: Integers, firsts: Integers, lasts: Integers, buckets: Integers, heap: Integers, found: Integers
+) -> int:
+    """Intervals in the order of lanes and starts, of which some may lie over others: of each counter the latest time.
+
+    heap: as many words. found: (4, 2n), of each interval that comes of it its lane, start, stop and time, in the same order;
+    none over another. Gives how many those are.
     """
+    many, row = 0, 0
     while row < len(lanes):
-        lane = lanes[row]
-        while firsts[row] <= lasts[row]:
-            below = _below(firsts[row], at[lane], counts[lane], starts)
-            place = at[lane] + below
-            if below > 0 and firsts[row] <= stops[place - 1]:
-                firsts[row] = stops[place - 1] + 1
+        lane, at, size = lanes[row], firsts[row], 0
+        while size > 0 or (row < len(lanes) and lanes[row] == lane):
+            if size == 0:
+                at = firsts[row]
+            while row < len(lanes) and lanes[row] == lane and firsts[row] <= at:
+                _pushed(row, size, heap, buckets)
+                size += 1
+                row += 1
+            while size > 0 and lasts[heap[0]] < at:
+                size -= 1
+                _popped(size, heap, buckets)
+            if size == 0:
                 continue
-            last = lasts[row]
-            if below < counts[lane] and starts[place] <= last:
-                last = starts[place] - 1
-            if not _put(
-                lane, below, firsts[row], last, buckets[row], at, counts, rooms, toil, starts, stops, times, used
-            ):
-                return row
-            firsts[row] = last + 1
-        row += 1
-    return row
+            time, last = buckets[heap[0]], lasts[heap[0]]
+            if row < len(lanes) and lanes[row] == lane and firsts[row] <= last:
+                last = firsts[row] - 1
+            if many > 0 and found[0, many - 1] == lane and found[3, many - 1] == time and found[2, many - 1] + 1 == at:
+                found[2, many - 1] = last
+            else:
+                found[0, many], found[1, many], found[2, many], found[3, many] = lane, at, last, time
+                many += 1
+            at = last + 1
+    return many
 
 
 @kernel

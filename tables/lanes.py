@@ -3,8 +3,8 @@
 Ids that come in the order of their counters extend the last interval of their lane: they cost no memory, and nothing is
 looked up, for a counter above all that a lane has held is new. Where some are missing, as what was not counted is, or where
 two buckets of time mingle, there are more intervals. A lane is *closed* once they are worth less than digests: too many of too
-few ids each, more than the memory there is, or much moving of some to make way for others. What it holds it keeps until that
-is too late, but takes no more; its ids go where ids of no lane go.
+few ids each, the fewer the less memory is left, or much moving of some to make way for others. What it holds it keeps until
+that is too late, but takes no more; its ids go where ids of no lane go.
 """
 
 from __future__ import annotations
@@ -26,10 +26,16 @@ MOST = 4096
 """Intervals of a lane, after which it is looked at whether more pay."""
 DENSE = 1.5
 """Ids of an interval, on average, from which more intervals pay."""
+DENSE_ON_DISK = 20
+"""The same where there is no memory left, and digests go to disk: there each keeps 12 bits of memory for its filter."""
 INTERVAL_MEMORY_BYTES = 32
 """Memory of one, with the room beside it, about; a digest takes up to 40 bytes."""
+_LANE_BYTES = 300
+"""Memory of a lane without its intervals, about."""
 _LAST = int(kernels.COUNTERS) - 1
 _PIECE = 32_000
+_LITTLE = 1024
+"""Intervals for which there may be room that nobody needs."""
 _LARGEST = 64
 """Bytes of one interval in a piece, at most."""
 
@@ -56,7 +62,11 @@ class Lanes:
     """Lanes by name, each a slot in arrays. strays: by slot, the latest time that an id of it may have in the table."""
 
     def __init__(self, most: int = MOST, disk: Disk | None = None) -> None:
-        """disk: where digests go that there is no memory for. Half of that memory is for intervals."""
+        """disk: where digests go that there is no memory for. Half of that memory is for intervals.
+
+        More than that have only lanes that hold much for it, and such as have no more than `most` intervals.
+        """
+        assert most > 0, "a lane has an interval"
         self._most = most
         self._disk = disk
         self.slots: dict[bytes, int] = {}
@@ -85,6 +95,11 @@ class Lanes:
         lengths, times = self._intervals()
         live = times >= floor
         return int(lengths[live].sum()), int(live.sum())
+
+    @property
+    def full(self) -> bool:
+        """Whether the memory for intervals is used up."""
+        return self._left_bytes() <= 0
 
     def open(self, name: bytes, strays: int) -> int:
         """A new lane: its slot. strays: the latest time that an id of it may have in the table."""
@@ -119,7 +134,7 @@ class Lanes:
             )  # fmt: skip
             if row < len(slots):
                 slot = int(slots[row])
-                if self._counts[slot] < self._limits[slot]:
+                if self._used[1] == len(self._fresh) or self._counts[slot] < self._limits[slot]:
                     self._make_room()
                 elif not self._forgot(slot, int(floors[row])):
                     self._reconsider(slot)
@@ -137,6 +152,8 @@ class Lanes:
             if self.slots.get(name) == slot:
                 del self.slots[name]
                 self._free.append(slot)
+        if 2 * self._counts.sum() + _LITTLE < len(self._starts):
+            self._lay_out()
 
     def touched(self, floor: int) -> Iterator[bytes]:
         """What was put in since the last call and is not below the floor, as pieces."""
@@ -215,18 +232,14 @@ class Lanes:
         )
         columns.append((lanes, self._starts[held], self._stops[held], self._times[held]))
         lanes, firsts, lasts, buckets = (np.concatenate(column) for column in zip(*columns, strict=True))
-        order = np.lexsort((firsts, -buckets, lanes))
-        lanes, firsts, lasts, buckets = (column[order] for column in (lanes, firsts, lasts, buckets))
-        self._counts[:] = self._rooms[:] = self._used[0] = 0
-        row = 0
-        while row < len(lanes):
-            row = kernels.unite_in_lanes(
-                row, lanes, firsts, lasts, buckets,
-                self._at, self._counts, self._rooms, self._toil, self._starts, self._stops, self._times, self._used,
-            )  # fmt: skip
-            if row < len(lanes):
-                self._make_room()
-        self._toil[:] = 0
+        order = np.lexsort((firsts, lanes))
+        heap, found = np.empty_like(order), np.empty((4, 2 * len(order)), np.int64)
+        many = kernels.newest_of(lanes[order], firsts[order], lasts[order], buckets[order], heap, found)
+        lanes, self._starts, self._stops, self._times = (column[:many].copy() for column in found)
+        self._counts = np.bincount(lanes, minlength=len(self._at))
+        self._rooms = self._counts.copy()
+        self._at = np.cumsum(self._counts) - self._counts
+        self._used[0] = many
         for slot in np.flatnonzero(self._counts > self._limits).tolist():
             self._reconsider(slot)
 
@@ -238,12 +251,25 @@ class Lanes:
 
     def _reconsider(self, slot: int) -> None:
         """A lane that has as many intervals as it may: it may have more where they pay, else it is closed."""
-        begin, many = self._at[slot], self._counts[slot]
-        held = self._stops[begin : begin + many] - self._starts[begin : begin + many] + 1
-        if held.sum() < DENSE * many or (self._disk and self.size_bytes > self._disk.share_bytes // 2):
+        begin, many = int(self._at[slot]), int(self._counts[slot])
+        held = int((self._stops[begin : begin + many] - self._starts[begin : begin + many] + 1).sum())
+        left = self._left_bytes()
+        if held < (DENSE if left > 0 else DENSE_ON_DISK) * many:
             self._closed[slot] = True
+        elif held < DENSE_ON_DISK * many:
+            self._limits[slot] = many + min(many, max(left // INTERVAL_MEMORY_BYTES, many // 8 + 1))
         else:
             self._limits[slot] = 2 * many
+
+    def _left_bytes(self) -> int:
+        """Memory that is left for intervals."""
+        if self._disk is None:
+            return 1 << 62
+        return (
+            self._disk.share_bytes // 2
+            - int(self._counts.sum()) * INTERVAL_MEMORY_BYTES
+            - _LANE_BYTES * len(self.slots)
+        )
 
     def _intervals(self) -> tuple[Integers, Integers]:
         """Of all intervals how many ids they are, and their times."""
@@ -268,6 +294,10 @@ class Lanes:
             more = max(16, len(self._fresh) // 2)
             self._fresh = np.concatenate((self._fresh, np.zeros((more, 4), np.int64)))
             return
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """The intervals of all lanes one behind the other, each with room for some more."""
         many = self._counts
         needed = int((many + many // 8 + (many > 0)).sum())
         needed += needed // 8 + 16

@@ -36,10 +36,15 @@ def in_lane(first: int, end: int, lane: str = "lane-") -> Ids:
     return Ids.of([("/s", f"{lane}{counter}") for counter in range(first, end)])
 
 
+def name_of_lane(lane: int) -> bytes:
+    """Of one of a few lanes."""
+    return bytes([lane]) * ID_BYTES
+
+
 def of_lane(counters: Integers, lane: int = 0) -> Ids:
     """Ids of one of a few lanes, that end in these counters; their digests are made up, and each id's own."""
     words = np.array([counters, np.full(len(counters), lane)]).astype(np.uint64)
-    names = [bytes([number]) * ID_BYTES for number in range(8)]
+    names = [name_of_lane(number) for number in range(8)]
     return Ids(words * np.uint64(0x9E3779B97F4A7C15), np.full(len(counters), lane), counters, names)
 
 

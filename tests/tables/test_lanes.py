@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.ids import Integers
 from tables import lane_kernels as kernels
 from tables.dedupe import KnownIds
 from tables.lanes import MOST, LaneShare
 from tables.runs import Disk
-from tests.tables.ids import HOUR, NOON, count, of_lane, restore, snapshot, touched
+from tests.tables.ids import HOUR, NOON, count, name_of_lane, of_lane, restore, snapshot, touched
 
 
 def duplicates(known: KnownIds, counters: Integers, lane: int = 0, time_ms: int = NOON) -> int:
@@ -82,16 +85,81 @@ def test_what_is_too_late_makes_room_for_more() -> None:
     assert digests(known) == 0
 
 
-def test_intervals_take_their_share_of_the_memory_for_ids_and_no_more(tmp_path: Path) -> None:
-    disk = Disk(tmp_path, 2_000_000)
-    known = KnownIds(HOUR, disk)
+def test_intervals_of_few_ids_take_half_of_the_memory_for_ids(tmp_path: Path) -> None:
+    known = KnownIds(HOUR, Disk(tmp_path, 2_000_000))
     counters = with_gaps(100_000, 2)
     for batch in np.array_split(counters, 50):
         assert duplicates(known, batch) == 0
         list(known.touched())
-    assert known._lanes.size_bytes < 2_000_000 and digests(known) > 0
+    assert known._lanes.size_bytes < 0.7 * 2_000_000 and digests(known) > 0
     assert known.size_bytes < 1.5 * 2_000_000
     assert duplicates(known, counters) == len(counters)
+    assert duplicates(known, np.arange(1000), lane=1) == 0
+    assert known._lanes.slots.keys() == {name_of_lane(0)}, "nor is there memory for another lane"
+
+
+def test_intervals_of_many_ids_pay_where_there_is_no_memory_for_more_digests(tmp_path: Path) -> None:
+    known = KnownIds(HOUR, Disk(tmp_path, 200_000))
+    counters = with_gaps(8_000, 30)
+    for batch in np.array_split(counters, 50):
+        assert duplicates(known, batch) == 0
+        list(known.touched())
+    assert digests(known) == 0 and known.size_bytes < 2 * len(counters)
+    assert duplicates(known, counters) == len(counters)
+
+
+def test_memory_of_intervals_that_are_too_late_is_given_back(tmp_path: Path) -> None:
+    known = KnownIds(HOUR, Disk(tmp_path, 4_000_000))
+    assert duplicates(known, with_gaps(60_000, 2)) == 0
+    known.evict(NOON + 3 * HOUR)
+    list(known.touched())
+    assert known._lanes.size_bytes < 50_000
+    counters = 1_000_000 + with_gaps(2 * MOST, 2)
+    assert duplicates(known, counters, time_ms=NOON + 3 * HOUR) == 0
+    assert digests(known) == 0, "there is room for a lane again"
+
+
+def test_a_lane_at_its_limit_goes_on_in_its_last_interval() -> None:
+    known = KnownIds(HOUR, most=10)
+    sparse = with_gaps(10, 1)
+    assert duplicates(known, sparse) == 0
+    assert duplicates(known, sparse[-1] + 1 + np.arange(10_000)) == 0
+    assert digests(known) == 0
+
+
+def test_a_million_intervals_of_all_times_are_restored() -> None:
+    """An insertion before all others, for each, would take a quarter of an hour."""
+    known = KnownIds(HOUR)
+    counters = with_gaps(1_000_000, 2)
+    times = NOON + np.arange(len(counters)) * HOUR // len(counters)
+    assert not known.count(of_lane(counters), times, np.full(len(counters), NOON)).any()
+    again = restore(KnownIds(HOUR), touched(known))
+    assert len(again) == len(known) == len(counters)
+    assert duplicates(again, counters) == len(counters)
+
+
+PIECES = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 12), st.integers(0, 4)), min_size=1, max_size=25
+)
+"""Lane, start, length less one, time."""
+
+
+@given(PIECES)
+def test_of_intervals_that_lie_over_one_another_the_latest_time_holds(pieces: list[tuple[int, int, int, int]]) -> None:
+    expected: dict[tuple[int, int], int] = {}
+    for lane, start, more, time in pieces:
+        for counter in range(start, start + more + 1):
+            expected[lane, counter] = max(time, expected.get((lane, counter), -1))
+    pieces = sorted(pieces)
+    lanes, firsts, lengths, times = (np.array(column, np.int64) for column in zip(*pieces, strict=True))
+    heap, found = np.empty(len(pieces), np.int64), np.empty((4, 2 * len(pieces)), np.int64)
+    many = kernels.newest_of(lanes, firsts, firsts + lengths, times, heap, found)
+    united = [tuple(row) for row in found[:, :many].T.tolist()]
+    assert united == sorted(united)
+    said = [(lane, at, time) for lane, first, last, time in united for at in range(first, last + 1)]
+    assert len(said) == len(expected) and all(expected[lane, at] == time for lane, at, time in said)
+    for before, after in pairwise(united):
+        assert before[0] != after[0] or before[3] != after[3] or before[2] + 1 < after[1], "they would be one"
 
 
 def test_a_lane_whose_gaps_are_filled_from_the_front_is_soon_closed() -> None:
