@@ -33,10 +33,10 @@ _AREAS = {"broker": "Event Hubs / Kafka", "servicebus": "Service Bus", "cosmos":
 
 
 class _Finite(click.FloatRange):
-    """A number above zero; NaN and infinity are none."""
+    """A number above zero that is not beyond all measure; NaN and infinity are none."""
 
     def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
+        super().__init__(min=0, max=1e12, min_open=True)
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
@@ -65,17 +65,25 @@ class _Share(click.ParamType):
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for scripts.")
 @click.option("--load", "events_s", type=_Finite(), help="Events a second: what they would need.")
 @click.option(
-    "--keys", type=click.IntRange(min=1), default=1000, show_default=True, help="Subjects times groups, with --load."
+    "--keys",
+    type=click.IntRange(1, 10**12),
+    default=1000,
+    show_default=True,
+    help="Subjects times groups, with --load.",
 )
 @click.option(
-    "--event-bytes", type=click.IntRange(min=100), default=220, show_default=True, help="Of one event, with --load."
+    "--event-bytes",
+    type=click.IntRange(100, 1_000_000),
+    default=220,
+    show_default=True,
+    help="Of one event, with --load.",
 )
 @click.option(
     "--envelope", type=click.IntRange(min=1), default=1, show_default=True, help="Events a record (64 KB), with --load."
 )
 @click.option(
     "--producers",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10**6),
     default=10,
     show_default=True,
     help="Processes that send envelopes with our client, with --load.",

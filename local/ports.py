@@ -26,6 +26,7 @@ class Blocks:
         self._pid = 0
         self._held: list[socket.socket] = []
         self._left: Iterator[int] = iter(())
+        self._next: list[int] = []
 
     def free_port(self) -> int:
         """A port on 127.0.0.1 that nobody listens on now, that no other process is given, and no outgoing connection.
@@ -34,7 +35,7 @@ class Blocks:
         """
         if self._pid != os.getpid():  # after a fork the blocks are the parent's
             self._pid, self._held, self._left = os.getpid(), [], iter(())
-        for _ in range(len(self._ports) // BLOCK + 2):
+        for _ in range(2 * len(self._ports) // BLOCK + 2):  # what is left of one turn, and a whole one
             for port in self._left:
                 if is_free(port):
                     return port
@@ -50,7 +51,10 @@ class Blocks:
     def _another_block(self) -> range:
         """The one before it stays ours as well: its last port may not be listened on yet."""
         begins = self._ports[::BLOCK]
-        for begin in random.sample(begins, len(begins)):
+        for _ in begins:
+            if not self._next:
+                self._next = random.sample(begins, len(begins))
+            begin = self._next.pop()
             first = socket.socket()
             try:
                 first.bind(("127.0.0.1", begin))  # not to be shared: SO_REUSEADDR is not set

@@ -73,6 +73,7 @@ class Disk:
         self._directory = directory
         self._budget_bytes = budget_bytes
         self._own: Path | None = None
+        self._lock = -1
         self._numbers = 0
         self._sharers: weakref.WeakSet[object] = weakref.WeakSet()
 
@@ -99,6 +100,13 @@ class Disk:
                 pass
             finally:
                 os.close(lock)
+
+    def remove(self) -> None:
+        """Removes what this process has there; nothing of it is asked for any more."""
+        if self._own is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
+            os.close(self._lock)
+            self._own = None
 
     def write(self, ids: Found) -> Run:
         """Ids as a run. Raises DiskFailed; then there is none."""
@@ -127,7 +135,7 @@ class Disk:
             own.mkdir(mode=0o700)
             lock = os.open(own / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)  # held until the process ends, however it ends
-            self._own = own
+            self._own, self._lock = own, lock
         return self._own
 
 

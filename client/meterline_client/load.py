@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import logging
-import math
 import os
 import random
 import sys
@@ -150,11 +149,11 @@ def _transport(options: argparse.Namespace) -> Transport:
 
 
 def _number(kind: Callable[[str], _N], least: float, *, above: bool = False) -> Callable[[str], _N]:
-    """Reads a finite number that is not below `least`, or above it."""
+    """Reads a number that is not below `least`, or above it, and none beyond all measure."""
 
     def number(text: str) -> _N:
         value = kind(text)
-        if not math.isfinite(value) or value < least or (above and value == least):
+        if not least <= value <= sys.maxsize or (above and value == least):
             raise argparse.ArgumentTypeError(f"{text} is not a number {'above' if above else 'from'} {least:g}")
         return value
 

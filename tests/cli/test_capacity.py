@@ -117,8 +117,10 @@ def test_no_window_is_revised_that_no_event_was_in() -> None:
     ("arguments", "said"),
     [
         (["--load", "nan"], "no number of events"),
-        (["--load", "inf"], "no number of events"),
+        (["--load", "inf"], "not in the range"),
         (["--load", "0"], "not in the range"),
+        (["--load", "1e307"], "not in the range"),
+        (["--load", "10", "--keys", "1" + 400 * "0"], "not in the range"),
         (["--keys", "10"], "--keys says more of a load: --load is missing"),
         (["--event-bytes", "300"], "--event-bytes says more of a load: --load is missing"),
         (["--load", "10", "--envelope", "1000"], "--envelope 290 is the most"),
@@ -144,6 +146,17 @@ def test_a_load_that_is_none_is_refused_with_what_it_should_be(arguments: list[s
 def test_a_mix_that_cannot_be_is_refused(mix: tuple[tuple[str, float], ...], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         needs(replace(LOAD, mix=mix), TWO_TYPES, SETTINGS)
+
+
+def test_meters_of_one_place_with_different_minimums_are_weighed_by_what_both_count() -> None:
+    meters = [meter("small", windows=["PT1H"]), meter("large", minimum=5000, windows=["PT1H"])]
+    assert needs(LOAD, definitions({"meters": meters}), SETTINGS).revisions_s == pytest.approx(2 * 500 / 3600)
+
+
+def test_meters_that_no_event_can_please_are_told() -> None:
+    meters = [meter("calls", "count", group_by={"n": "/n"}), meter("total")]
+    with pytest.raises(ConfigurationError, match="no event of type use was found that all of its meters count"):
+        needs(LOAD, definitions({"meters": meters}), SETTINGS)
 
 
 def test_usage_that_nobody_meters_costs_its_way_and_leaves_gaps_in_lanes() -> None:

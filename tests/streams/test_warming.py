@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,13 @@ print(*sorted(ready() - before), sep="\\n")
 def test_what_is_warm_compiles_nothing_any_more() -> None:
     done = subprocess.run([sys.executable, "-c", _TELL], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [], "streams/warming.py runs these, too, with these types"
+
+
+def test_what_a_killed_process_left_while_it_warmed_goes_with_the_next(tmp_path: Path) -> None:
+    dead = tmp_path / "ids-0123456789abcdef"
+    dead.mkdir()
+    (dead / "lock").touch()
+    (dead / "0.run").touch()
+    command = [sys.executable, "-m", "streams.warming"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, check=True)
+    assert list(tmp_path.iterdir()) == []
