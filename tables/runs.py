@@ -88,7 +88,7 @@ class Disk:
 
     def clear(self) -> None:
         """Removes what processes left behind that are dead: the lock in a directory is free once its process is gone."""
-        for left in self._directory.glob("ids-*"):
+        for left in self._directory.glob("ids-" + 16 * "[0-9a-f]"):  # as `_home` names them, and nobody else
             try:
                 lock = os.open(left / _LOCK, os.O_RDWR)
             except OSError:

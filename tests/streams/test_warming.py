@@ -46,6 +46,9 @@ def test_what_a_killed_process_left_while_it_warmed_goes_with_the_next(tmp_path:
     dead.mkdir()
     (dead / "lock").touch()
     (dead / "0.run").touch()
+    foreign = tmp_path / "ids-of-another-program"
+    foreign.mkdir()
+    (foreign / "lock").touch()
     command = [sys.executable, "-m", "streams.warming"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, check=True)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [foreign]
