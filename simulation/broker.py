@@ -92,7 +92,7 @@ class SimulatedBroker:
 
     async def publish(self, topic: str, key: bytes | None, value: bytes) -> tuple[int, int]:
         """Nobody publishes over HTTP here."""
-        raise NotImplementedError
+        raise NotImplementedError("usage of a story is put into its log: nobody publishes over HTTP")
 
     def performer(self, topic: str, partition: int, membership: Membership) -> SimulatedPerformer:
         """Performs the effects of one source partition under one membership."""

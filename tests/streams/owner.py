@@ -78,11 +78,6 @@ class WorldPerformer:
         self.closed = True
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.002)
-
-
 def five_events() -> World:
     """A world with five events in its one usage partition, of which none was folded yet."""
     world = World(METERS)

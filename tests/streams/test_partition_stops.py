@@ -13,7 +13,8 @@ from schemas.records import Batch
 from streams.tasks import Pace, PartitionTask
 from tables.dedupe import KnownIds
 from tables.effects import Commit, Effect, Produce
-from tests.streams.owner import QUICK, Owner, five_events, until
+from tests.streams.owner import QUICK, Owner, five_events
+from tests.streams.running import until
 from tests.usage import definitions, meter
 from tests.world import USAGE, Crash, MeteringProcess, World
 

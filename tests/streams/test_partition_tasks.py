@@ -15,7 +15,8 @@ from streams.clock import SystemClock
 from streams.restoring import Restoring
 from streams.tasks import ClosingTask, Pace
 from tables.effects import Commit, Produce
-from tests.streams.owner import QUICK, Owner, WorldPerformer, five_events, until
+from tests.streams.owner import QUICK, Owner, WorldPerformer, five_events
+from tests.streams.running import until
 from tests.usage import MINUTE, NOON
 from tests.world import PARTIALS, USAGE, ClosingProcess, MeteringProcess, World
 

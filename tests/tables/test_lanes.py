@@ -23,6 +23,15 @@ def duplicates(known: KnownIds, counters: Integers, lane: int = 0, time_ms: int 
     return sum(count(known, of_lane(counters, lane), time_ms))
 
 
+def put_in(known: KnownIds, counters: Integers) -> list[bytes]:
+    """Batch by batch, none of them a duplicate, with a checkpoint after each; the pieces of those."""
+    pieces = []
+    for batch in np.array_split(counters, 50):
+        assert duplicates(known, batch) == 0
+        pieces += touched(known)
+    return pieces
+
+
 def with_gaps(intervals: int, length: int) -> Integers:
     """Counters of so many intervals of that length, a gap of one between them."""
     counters = np.arange(intervals * (length + 1))
@@ -38,9 +47,7 @@ def digests(known: KnownIds) -> int:
 def test_where_ids_are_missing_a_lane_has_as_many_intervals_as_pay(length: int) -> None:
     counters = with_gaps(3 * MOST, length)
     known = KnownIds(HOUR)
-    for batch in np.array_split(counters, 50):
-        assert duplicates(known, batch) == 0
-    pieces = touched(known)
+    pieces = put_in(known, counters)
     assert digests(known) == 0 and known.size_bytes < 40 / length * len(counters)
     assert duplicates(known, counters) == len(counters)
     for written in (pieces, snapshot(known)):
@@ -67,8 +74,7 @@ def test_where_two_buckets_of_time_mingle_a_lane_goes_on() -> None:
 def test_intervals_of_one_id_each_pay_no_more() -> None:
     counters = with_gaps(3 * MOST, 1)
     known = KnownIds(HOUR)
-    for batch in np.array_split(counters, 50):
-        assert duplicates(known, batch) == 0
+    put_in(known, counters)
     assert digests(known) == len(counters) - MOST
     assert duplicates(known, counters) == len(counters)
     again = restore(KnownIds(HOUR), snapshot(known))
@@ -88,9 +94,7 @@ def test_what_is_too_late_makes_room_for_more() -> None:
 def test_intervals_of_few_ids_take_half_of_the_memory_for_ids(tmp_path: Path) -> None:
     known = KnownIds(HOUR, Disk(tmp_path, 2_000_000))
     counters = with_gaps(100_000, 2)
-    for batch in np.array_split(counters, 50):
-        assert duplicates(known, batch) == 0
-        list(known.touched())
+    put_in(known, counters)
     assert known._lanes.size_bytes < 0.7 * 2_000_000 and digests(known) > 0
     assert known.size_bytes < 1.5 * 2_000_000
     assert duplicates(known, counters) == len(counters)
@@ -101,9 +105,7 @@ def test_intervals_of_few_ids_take_half_of_the_memory_for_ids(tmp_path: Path) ->
 def test_intervals_of_many_ids_pay_where_there_is_no_memory_for_more_digests(tmp_path: Path) -> None:
     known = KnownIds(HOUR, Disk(tmp_path, 200_000))
     counters = with_gaps(8_000, 30)
-    for batch in np.array_split(counters, 50):
-        assert duplicates(known, batch) == 0
-        list(known.touched())
+    put_in(known, counters)
     assert digests(known) == 0 and known.size_bytes < 2 * len(counters)
     assert duplicates(known, counters) == len(counters)
 
