@@ -17,7 +17,8 @@ from streams.tasks import TELL_S
 from tables.effects import Effect, ReadLog
 from tables.portions import WAITING
 from tests import pictures
-from tests.streams.owner import METERS, Owner, until
+from tests.streams.owner import METERS, Owner
+from tests.streams.running import until
 from tests.usage import MINUTE, NOON, definitions, meter, usage
 from tests.world import USAGE, ClosingProcess, MeteringProcess, World, finish
 
