@@ -20,7 +20,7 @@ from bench.field.titles import ENVELOPES, MILLION, NEW_KEYS, ONE_K, TRACE, TRACE
 HOUR_MS = 1_700_000_000_000 // WINDOW_MS * WINDOW_MS
 TRACE_HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 RIGHT = Verdict(1, 0, 0, 0, 0, 0)
-FIGURES = {
+FIGURES: dict[str, Speed | Latency | Crash] = {
     "speed": Speed(100, 1.0, 1.0, 1.0, RIGHT),
     "latency": Latency(1.0, 0.1, 0.2, 10, 0),
     "crash": Crash(0.3, 1.0, 100, RIGHT),

@@ -38,7 +38,7 @@ async def test_a_contestant_is_rested_when_it_has_hardly_worked_between_two_read
     async def at_once(_: float) -> None:
         """No test waits."""
 
-    monkeypatch.setattr(measure.asyncio, "sleep", at_once)
+    monkeypatch.setattr("bench.field.measure.asyncio.sleep", at_once)
     working = Working(iter(readings))
     await measure.rested(cast(Running, working))
     assert working.read == read

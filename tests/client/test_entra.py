@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from azure.core.credentials import AccessToken
+from azure.core.credentials_async import AsyncTokenCredential
 
 from meterline_client import ConfigurationError, KafkaTransport, Producer, TransportError
 from meterline_client.entra import EntraTokens, NoToken
@@ -17,7 +18,13 @@ from tests.kafka_cluster import KafkaCluster
 from tests.unsigned_tokens import Identity
 
 
-class AsyncIdentity:
+class _Credential(AsyncTokenCredential):
+    async def close(self) -> None: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+class AsyncIdentity(_Credential):
     """The same, as azure-identity's asyncio credentials are."""
 
     def __init__(self, lifetime_s: float) -> None:
@@ -58,7 +65,7 @@ async def test_a_refused_token_is_said_without_the_token(kafka_sasl: KafkaCluste
 
 
 async def test_a_credential_that_gives_no_token_may_give_one_later(kafka_sasl: KafkaCluster) -> None:
-    class Nobody:
+    class Nobody(_Credential):
         async def get_token(self, *scopes: str, **_: Any) -> AccessToken:
             raise RuntimeError("the identity's endpoint does not answer")
 
@@ -70,11 +77,12 @@ async def test_a_credential_that_gives_no_token_may_give_one_later(kafka_sasl: K
 
 
 def test_one_way_to_a_broker_is_given() -> None:
-    for given in ({"namespace": "name.servicebus.windows.net"}, {"credential": AsyncIdentity(1)}, {}):
+    ways: list[dict[str, Any]] = [{"namespace": "name.servicebus.windows.net"}, {"credential": AsyncIdentity(1)}, {}]
+    for given in ways:
         with pytest.raises(
             ConfigurationError, match="no broker is named, or two are -> give bootstrap, or connection_string"
         ):
-            KafkaTransport("usage", **given)  # type: ignore[arg-type]
+            KafkaTransport("usage", **given)
     options = KafkaTransport("usage", namespace="name.servicebus.windows.net", credential=AsyncIdentity(1))._options
     assert options["bootstrap_servers"] == "name.servicebus.windows.net:9093"
     assert repr(options["sasl_oauth_token_provider"]) == "EntraTokens('https://name.servicebus.windows.net/.default')"

@@ -17,6 +17,7 @@ from local.broker import Broker
 from local.ports import free_port
 from meterline_client import ConfigurationError, KafkaTransport, Producer, StillSpooled, TransportError
 from meterline_client.connection import parse_eventhubs
+from meterline_client.outcomes import Sent
 from meterline_client.packing import ENVELOPE_BYTES
 from schemas import events as wire
 from schemas.events import RawEvent, decode
@@ -134,7 +135,7 @@ async def test_kills_of_the_broker_lose_nothing_double_no_content_and_keep_the_o
         async with Producer(
             transport, SOURCE, max_bytes=200_000, spool_dir=tmp_path / "spool", linger_s=0.01
         ) as producer:
-            sent = []
+            sent: list[Sent] = []
             stop = asyncio.Event()
 
             async def keep_sending() -> None:

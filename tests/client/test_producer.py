@@ -15,7 +15,7 @@ async def test_awaiting_an_event_tells_where_it_is() -> None:
     async with Producer(recorder, SOURCE, linger_s=0.001, run="abcdef01") as producer:
         first, second = await producer.send(TYPE, "a", 1), await producer.send(TYPE, "a", 2)
         assert (first.event_id, second.event_id) == ("abcdef01-0-1", "abcdef01-0-2")
-        assert await asyncio.gather(first, second) == [Receipt(0, 0, 0), Receipt(0, 0, 1)]
+        assert [*await asyncio.gather(first, second)] == [Receipt(0, 0, 0), Receipt(0, 0, 1)]
         assert await first == Receipt(0, 0, 0), "again, and later"
     assert producer.ledger() == Ledger(accepted=2, recovered=0, delivered=2, failed=0, pending=0)
 

@@ -59,7 +59,7 @@ async def windows(account: CosmosClient, path: str | list[str] = "/subject", **s
 
 async def both(server: CosmosServer) -> tuple[CosmosClient, CosmosClient]:
     """One client per region, each pinned to its own."""
-    return tuple(  # type: ignore[return-value]
+    one, other = (
         CosmosClient(
             server.endpoints[region],
             KEY,
@@ -70,6 +70,7 @@ async def both(server: CosmosServer) -> tuple[CosmosClient, CosmosClient]:
         )
         for region in range(2)
     )
+    return one, other
 
 
 async def request(

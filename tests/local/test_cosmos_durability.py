@@ -191,9 +191,14 @@ async def test_a_write_that_cannot_be_committed_is_a_500_and_is_not_there(
 async def test_requests_of_one_moment_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path) as server, client(server) as account:
         container = await windows(account)
-        commits: list[None] = []
+        commits: list[Store] = []
         finish = Store._finish
-        monkeypatch.setattr(Store, "_finish", lambda store: (commits.append(None), finish(store))[1])
+
+        def counted(store: Store) -> None:
+            commits.append(store)
+            finish(store)
+
+        monkeypatch.setattr(Store, "_finish", counted)
         await asyncio.gather(*(container.upsert_item({"id": f"w{n}", "subject": "acme"}) for n in range(60)))
         assert (await state(server))["items"]["meterline/windows"] == 60
         assert len(commits) < 60

@@ -7,6 +7,7 @@ import datetime
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.servicebus import ServiceBusMessage, ServiceBusReceiveMode
@@ -26,10 +27,12 @@ async def bus(tmp_path: Path) -> AsyncIterator[World]:
 async def test_a_message_comes_out_with_everything_it_went_in_with(bus: World) -> None:
     identifier = uuid.uuid4()
     when = datetime.datetime(2026, 5, 6, 7, 8, 9, 123000, tzinfo=datetime.UTC)
-    properties = {"text": "x", "number": 2**30, "real": 1.5, "flag": True, "id": identifier, "raw": b"\x00\x01"}
+    properties: dict[str | bytes, Any] = {
+        "text": "x", "number": 2**30, "real": 1.5, "flag": True, "id": identifier, "raw": b"\x00\x01", "when": when,
+    }  # fmt: skip
     sent = ServiceBusMessage(
         b"\x00\x01body",
-        application_properties={**properties, "when": when},
+        application_properties=properties,
         message_id="m-1",
         correlation_id="c-1",
         content_type="application/json",

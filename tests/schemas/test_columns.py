@@ -35,7 +35,7 @@ TIMES = (
     "2026-00-10T12:00:00Z", "2026-01-00T12:00:00Z", "2026-01-31t12:00:00z", "2026-01-31T12:00:0\u0661Z",
     "2026-01-31 12:00:00.000Z", "2026-01-3\u0661T12:00:00.000Z", "now", "",
 )  # fmt: skip
-NUMBERS = (1, 0, -1, 4095, 1 << 39, 1 << 40, "1.5", "1e3", "no", True, None, [], "MISSING")
+NUMBERS: tuple[object, ...] = (1, 0, -1, 4095, 1 << 39, 1 << 40, "1.5", "1e3", "no", True, None, [], "MISSING")
 FRACTIONS = (
     "10000000000000000000",
     "100000000000000000000",
@@ -46,7 +46,7 @@ FRACTIONS = (
     "1e-19",
     "1e99999999999999999999",
 )
-TEXTS = ("gpt-4o", "", "m\u00f6bel", "x" * 600, "x" * 300, None, True, 7, {}, "MISSING")
+TEXTS: tuple[object, ...] = ("gpt-4o", "", "m\u00f6bel", "x" * 600, "x" * 300, None, True, 7, {}, "MISSING")
 
 
 def singly(reader: Reader, value: bytes) -> Measured | None:

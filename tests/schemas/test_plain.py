@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -64,7 +65,7 @@ TAKEN = {
 }
 
 
-def agree(values: list[bytes | None]) -> list[int]:
+def agree(values: Sequence[bytes | None]) -> list[int]:
     """Everything that was taken is what `decode` makes of its record. The numbers of those that were not."""
     plain, odd = decode_plain(values)
     taken: dict[int, list[Any]] = {}

@@ -15,7 +15,7 @@ from schemas.columns import Columns, readable, shaped
 from schemas.definitions import Definitions, Meter
 from schemas.errors import DataError
 from schemas.events import RawEvent, decode
-from schemas.reader import Measured, Reader
+from schemas.reader import Measured, Measurement, Reader
 from schemas.shapes import MOST, Shape, Shapes
 from schemas.texts import Texts
 from schemas.written import Scaled
@@ -83,11 +83,11 @@ def _row(columns: Columns, row: int) -> Measured:
 
     slots = columns.slots
     measurements = [
-        (meter, of(slots[group], ()), of(slots[amount]), of(slots[member]))
+        Measurement(meter, of(slots[group], ()), of(slots[amount]), of(slots[member]))
         for meter, group, amount, member in columns.plan.meters
     ]
     subject = columns.subjects.names.text(columns.subjects.codes[row]).decode()
-    return (int(columns.times_ms[row]), subject, tuple(measurements))  # type: ignore[return-value]
+    return Measured(int(columns.times_ms[row]), subject, tuple(measurements))
 
 
 def drawn(rng: random.Random, kind: int) -> bytes:

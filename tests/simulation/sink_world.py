@@ -26,7 +26,7 @@ SETTINGS = Settings(
     cosmos_endpoint="https://simulated/",
     cosmos_key="a2V5",
 )
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "multiple_write_locations": True,
     "read_timeout": 10,
     "retry_throttle_total": -1,

@@ -98,7 +98,7 @@ async def test_the_cosmos_client_asks_as_often_and_ends_as_the_sdk_does(
     assert tuple(found) == expected
 
 
-OUTAGE = [
+OUTAGE: list[str | tuple[str, str | None]] = [
     (FIRST, "refused"), "read", "create", "replace", (FIRST, None), "read", "replace",
     (FIRST, "refused"), (SECOND, "refused"), "read", "create",
     (FIRST, None), (SECOND, None), "read", "create",

@@ -83,7 +83,8 @@ def test_in_any_weather_every_revision_is_delivered_once_in_effect(seed: int) ->
                 if write.region == region.name and write.container == "windows":
                     assert write.revision >= shown.get(write.id, 0), write
                     shown[write.id] = write.revision
-        for sink in (*buses, *stores):
+        sinks: list[ServiceBusSink | CosmosSink] = [*buses, *stores]
+        for sink in sinks:
             await sink.close()
 
     tell(story)
@@ -170,7 +171,7 @@ def story_of(seed: int) -> str:
     async def story() -> None:
         storm = Storm(seed)
         bus, cosmos, road = ServiceBus(), account(seed), Wire(random.Random(seed), storm)
-        sinks = [
+        sinks: list[Sink] = [
             ServiceBusSink(SETTINGS, client=bus.client(road)),
             CosmosSink(SETTINGS, client=partial(CosmosClient, cosmos, road)),
         ]

@@ -183,7 +183,7 @@ async def test_a_subjects_windows_are_read_in_order_filtered_and_page_by_page(si
     await sink.deliver(batch)
 
     async def ids(*filters: str | None, **more: Any) -> list[str]:
-        return [document["id"] for document in await sink.read_subject("acme", *filters, **more)]  # type: ignore[arg-type]
+        return [document["id"] for document in await sink.read_subject("acme", *filters, **more)]
 
     hourly = [f"{meter}~PT1H~{n}" for meter in ("bytes", "calls") for n in range(3)]
     assert await ids(None, None) == sorted([*hourly, "calls~P1D~0"])

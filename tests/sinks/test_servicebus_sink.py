@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -34,7 +35,7 @@ async def bus(tmp_path: Path) -> AsyncIterator[World]:
         yield running
 
 
-def settings_of(bus: World, **more: str) -> Settings:
+def settings_of(bus: World, **more: Any) -> Settings:
     return replace(Settings(servicebus_connection_string=bus.server.connection_string), **more)
 
 

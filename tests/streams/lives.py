@@ -46,7 +46,8 @@ def use(world: World, first: int, last: int) -> None:
             at_ms = NOON + number * 10 * SECOND
             late_s = 100 if number % 5 == 4 else 0
             sent = event(number, number * 10 - late_s, partition)
-            world.use(sent, *([sent, b"no json"] if number % 4 == 3 else []), partition=partition, at_ms=at_ms)
+            again: list[dict[str, Any] | bytes] = [sent, b"no json"] if number % 4 == 3 else []
+            world.use(sent, *again, partition=partition, at_ms=at_ms)
 
 
 def lived(rounds: int = 9, snapshot: int = 5, world: World | None = None) -> World:
@@ -83,11 +84,11 @@ def _written(world: World) -> tuple[int, dict[tuple[str, int], int]]:
 def do(world: World, command: str) -> Mended:
     """Does what a command of a diagnosis says."""
     words = command.split()
-    what, stage, partition = words[1], words[2], int(words[3])
-    assert stage == "metering" or stage == "closing"
+    what, partition = words[1], int(words[3])
+    stage: StageName = "metering" if words[2] == "metering" else "closing"
     if what == "accept-gap":
         return world.mend(accept_gap, stage, partition, int(words[5]), "a test", NOON)
-    return world.mend({"offset": mend_offset, "rebuild": rebuild}[what], stage, partition)
+    return world.mend(mend_offset if what == "offset" else rebuild, stage, partition)
 
 
 def heal(world: World) -> list[str]:

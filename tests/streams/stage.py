@@ -61,7 +61,7 @@ class Stage:
     def last(self) -> tuple[int, str, str, str, int]:
         """Of the last revision: its number, value, delta, reason, events."""
         document = self.revisions()[-1]
-        return tuple(document[name] for name in ("revision", "value", "delta", "reason", "events"))  # type: ignore[return-value]
+        return tuple(document[name] for name in ("revision", "value", "delta", "reason", "events"))
 
     def alarms(self) -> list[str]:
         return [alarm.kind for alarm in self.process.stage.alarms]

@@ -51,7 +51,7 @@ def test_an_odd_record_in_the_midst_is_of_its_place() -> None:
     process.read()
     shares = {key.meter: held.share for key, held in process.table.partials.items()}
     assert {(share.first, share.through, share.events) for share in shares.values()} == {(0, 3, 4)}
-    assert (shares["total"].amount, shares["newest"].amount) == (10, 4)
+    assert [shares["total"].amount, shares["newest"].amount] == [10, 4]
 
 
 def test_of_equal_times_in_one_batch_the_last_in_the_log_is_the_latest() -> None:
@@ -61,7 +61,7 @@ def test_of_equal_times_in_one_batch_the_last_in_the_log_is_the_latest() -> None
     process = MeteringProcess(world)
     process.read()
     ((_, partial),) = process.table.partials.items()
-    assert (partial.share.amount, partial.share.at) == (4, (NOON + 5, 4, 0))
+    assert [partial.share.amount, partial.share.at] == [4, (NOON + 5, 4, 0)]
 
 
 def test_more_sources_than_are_remembered_are_all_told_apart() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,7 +55,8 @@ def test_what_rows_come_to_is_what_python_says(found: list[tuple[int, int, int, 
     number = np.unique(buckets, return_inverse=True)[1]
     moments = np.array([times, offsets, np.arange(len(found))])
     totals, chosen = np.empty((2, number.max() + 1), np.int64)
-    for kind, whole in enumerate((sum, min, max)):
+    wholes: list[Callable[[list[int]], int]] = [sum, min, max]
+    for kind, whole in enumerate(wholes):
         gathered(kind, number, units, np.empty((3, 0), np.int64), totals, chosen)
         assert totals.tolist() == [whole(units[number == n].tolist()) for n in range(len(totals))]
     gathered(3, number, units, moments, totals, chosen)

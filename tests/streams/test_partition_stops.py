@@ -45,7 +45,7 @@ async def test_a_failed_send_and_a_refused_commit_end_the_membership(world: Worl
         if isinstance(effect, kind):
             raise Crash("the broker is away")
 
-    world.fault = fail  # type: ignore[assignment]
+    world.fault = fail
     await owner.task.offer(owner.batch(0, 5))
     await until(lambda: bool(owner.gone))
     assert "the broker is away" in str(owner.gone[0])

@@ -102,7 +102,7 @@ async def test_the_log_says_that_it_begins_how_far_it_is_and_what_it_was(world: 
         nonlocal now_s
         now_s += TELL_S / 2 if isinstance(effect, ReadLog) else 0
 
-    world.fault = later  # type: ignore[assignment]
+    world.fault = later
     owner.task.start()
     await until(lambda: owner.task.state == "running")
     await owner.task.close()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, MeterlineError
 from schemas.partials import Watermark, encode
 from sinks.contract import DELIVERED, Outcome
 from streams.delivery import Courier
@@ -17,6 +17,10 @@ from tests.streams.running import METERS, SETTINGS, AnsweringSink, Running, Worl
 from tests.usage import MINUTE, NOON, ListSink, definitions, meter, usage
 from tests.world import PARTIALS, USAGE, World
 from transport.membership import Membership
+
+
+def failing(error: MeterlineError) -> None:
+    pytest.fail(str(error))
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def test_a_worker_without_a_sink_is_refused(world: World) -> None:
 async def test_a_state_topic_with_another_number_of_partitions_is_refused_before_anything_is_read(
     world: World, counts: dict[str, int], words: str
 ) -> None:
-    worker = Worker(SETTINGS, METERS, [ListSink()], WorldBroker(world, **counts), pytest.fail, pytest.fail)
+    worker = Worker(SETTINGS, METERS, [ListSink()], WorldBroker(world, **counts), pytest.fail, failing)
     with pytest.raises(ConfigurationError, match=words):
         await worker.start()
 
@@ -98,7 +102,7 @@ async def test_a_record_of_somebody_else_stops_its_partition_and_no_other(world:
 
 
 async def test_while_it_restores_no_batch_should_come_and_before_and_after_it_may(world: World) -> None:
-    worker = Worker(SETTINGS, METERS, [ListSink()], WorldBroker(world), pytest.fail, pytest.fail)
+    worker = Worker(SETTINGS, METERS, [ListSink()], WorldBroker(world), pytest.fail, failing)
     await worker.start()
     assert worker.takes(USAGE, 0), "a batch may bring the assignment"
     worker.assigned([(USAGE, 0)], Membership(1, 1, "me"))
@@ -128,7 +132,7 @@ async def test_a_last_checkpoint_that_fails_is_no_handing_over(world: World, cap
         world.use(usage("more", NOON + 3 * MINUTE, n=1), at_ms=NOON + 3 * MINUTE)
         await running.read(USAGE)
         await until(lambda: running.worker.metering[0].position == world.logs[USAGE, 0].end)
-        world.fault = fail  # type: ignore[assignment]
+        world.fault = fail
     assert not running.worker.handed_over
     assert "metering usage[0] could not be handed over" in caplog.text
     assert world.committed == committed

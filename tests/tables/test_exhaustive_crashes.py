@@ -27,6 +27,7 @@ TORN_FULLY = 3
 """Up to so many records a Produce is torn in every way; a larger one loses each record and each pair."""
 
 Process = MeteringProcess | ClosingProcess
+Kind = type[MeteringProcess] | type[ClosingProcess]
 Run = Callable[[Process], None]
 
 
@@ -75,7 +76,7 @@ def world_before_closing() -> World:
     return world
 
 
-def effects(make: Callable[[], World], kind: type[Process], run: Run) -> list[Effect]:
+def effects(make: Callable[[], World], kind: Kind, run: Run) -> list[Effect]:
     """The effects of the run without misfortune."""
     seen: list[Effect] = []
     world = make()
@@ -102,7 +103,7 @@ def misfortunes(effect: Effect) -> Iterator[Fault]:
     yield Fault("torn", ("late",) * count)
 
 
-def interrupted(make: Callable[[], World], kind: type[Process], run: Run, at: int, fault: Fault, late: str) -> World:
+def interrupted(make: Callable[[], World], kind: Kind, run: Run, at: int, fault: Fault, late: str) -> World:
     """The run, its effect number `at` befallen; then a new owner, which does the run again."""
     world = make()
     count = iter(range(1 << 30))
@@ -145,7 +146,10 @@ def finals(world: World) -> object:
     return final_windows(windows), [process.table.ledger.describe() for process in metering]
 
 
-CASES = {"metering": (fresh, MeteringProcess, meter_all), "closing": (world_before_closing, ClosingProcess, close_all)}
+CASES: dict[str, tuple[Callable[[], World], Kind, Run]] = {
+    "metering": (fresh, MeteringProcess, meter_all),
+    "closing": (world_before_closing, ClosingProcess, close_all),
+}
 
 
 @pytest.mark.parametrize("late", ["at once", "after the recovery", "at the end"])

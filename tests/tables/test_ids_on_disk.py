@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from schemas.errors import DiskFailed
-from tables import runs
 from tables.dedupe import KnownIds
 from tables.runs import Disk, Found
 from tests.tables.ids import HOUR, MINUTE, NOON, count, knows, numbered, restore, snapshot
@@ -48,7 +47,12 @@ def test_an_id_that_is_new_seldom_touches_the_disk(tmp_path: Path, monkeypatch: 
     known = filled(Disk(tmp_path, MEMORY))
     reads: list[int] = []
     pread = os.pread
-    monkeypatch.setattr(runs.os, "pread", lambda *given: reads.append(1) or pread(*given))
+
+    def counted(file: int, size: int, at: int) -> bytes:
+        reads.append(size)
+        return pread(file, size, at)
+
+    monkeypatch.setattr("tables.runs.os.pread", counted)
     monkeypatch.setattr(Disk, "write", lambda *given: pytest.fail("nothing is put in"))
     assert not any(knows(known, numbered(100_000, 110_000), NOON + HOUR))
     assert len(reads) < 300
@@ -127,7 +131,7 @@ def test_a_file_that_cannot_be_read_is_an_error_never_an_answer(
         raise OSError(errno.EIO, "Input/output error")
 
     if how == "unreadable":
-        monkeypatch.setattr(runs.os, "pread", unreadable)
+        monkeypatch.setattr("tables.runs.os.pread", unreadable)
     with pytest.raises(DiskFailed, match="cannot read known ids at"):
         count(known, numbered(0, 1000), NOON + HOUR)
 

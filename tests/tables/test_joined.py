@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas import blocks
+from schemas.changelog import Entry
 from schemas.partials import COLUMNS, Contribution
 from schemas.texts import Texts
 from tables import portions
@@ -96,14 +98,14 @@ def test_shares_are_joined_and_restored_as_a_dict_would_be(
     assert held(restored(snapshot)) == plain, "a snapshot has all of it"
 
 
-def restored(entries: list[portions.Entry]) -> Joined:
+def restored(entries: list[Entry]) -> Joined:
     """The newest first, as recovery does."""
     again, gone = Joined(), KeyTable()
     for entry in reversed(entries):
         if entry.kind != "share":
             again.restore_waiting(gone)
         if entry.kind == "gone":
-            gone.slots_of(portions.blocks.unpack(entry.value or b"", 0)[0], True)
+            gone.slots_of(blocks.unpack(entry.value or b"", 0)[0], True)
         elif entry.kind == "shares":
             again.restore_block(entry.value or b"", gone)
         else:

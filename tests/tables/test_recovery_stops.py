@@ -208,7 +208,7 @@ def test_a_changelog_that_cannot_be_read_is_not_taken_for_an_empty_one() -> None
     def silent(process: object, effect: Effect) -> object:
         return [] if isinstance(effect, ReadLog) else real(process, effect)  # type: ignore[arg-type]
 
-    made.perform = silent  # type: ignore[method-assign, assignment]
+    made.perform = silent  # type: ignore[method-assign]
     error = stopped(made)
     assert "says it has records (0 to 4), but none can be read" in error.what
 
@@ -229,6 +229,6 @@ def test_what_a_zombie_finds_wrong_stops_nobody() -> None:
             owner.checkpoint()
             made.logs[STATE, 0].begin = owner.durable.snapshot[0]
 
-    made.fault = wake  # type: ignore[assignment]
+    made.fault = wake
     with pytest.raises(CommitRefused, match=r"went on from 3 to 6 while this owner recovered"):
         Keeper(made)

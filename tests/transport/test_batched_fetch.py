@@ -91,7 +91,7 @@ async def test_after_a_rebalance_the_fetch_begins_at_a_committed_offset_of_0_too
 ) -> None:
     """aiokafka's own seek does nothing for 0; a fetch dropped over the rebalance would then be a gap nobody sees."""
     consumer = Consumer({TP: 0, OTHER: 7})
-    thread._ensure_consumer = lambda: consumer  # type: ignore[method-assign]
+    thread._ensure_consumer = lambda: consumer
     assert await thread._seek_to_committed() == {TP: 0, OTHER: 7}
     assert consumer.sought == {TP: 0, OTHER: 7}
     fetched[TP] = [record(0), record(1)]
@@ -100,7 +100,7 @@ async def test_after_a_rebalance_the_fetch_begins_at_a_committed_offset_of_0_too
 
 async def test_where_nothing_is_committed_the_fetch_begins_at_the_beginning(thread: ConsumerThread) -> None:
     consumer = Consumer({TP: None}, begin=5)
-    thread._ensure_consumer = lambda: consumer  # type: ignore[method-assign]
+    thread._ensure_consumer = lambda: consumer
     assert await thread._seek_to_committed() == {}
     assert consumer.sought == {TP: 5}
 

@@ -114,7 +114,7 @@ async def test_an_identity_that_gets_no_token_says_why(settings: Settings, monke
 
 async def test_a_token_is_renewed_before_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = time.time()
-    monkeypatch.setattr(entra.time, "time", lambda: now_s)
+    monkeypatch.setattr("transport.entra.time.time", lambda: now_s)
     identity = Identity(lifetime_s=3600)
     tokens = EntraTokens("scope", identity)
     first = await tokens.token()

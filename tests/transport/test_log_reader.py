@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -33,7 +34,7 @@ async def _bounds_and_content(settings: Settings) -> None:
         assert await reader.bounds(usage, 0) == (0, 3)
         assert await reader.bounds(state, 0) == (0, 5)
         assert await reader.bounds(usage, 0) == (0, 3)
-        found = []
+        found: list[tuple[int, bytes | None]] = []
         while found[-1:] != [(4, b"4")]:
             found += await reader.read(state, 0, len(found), 5)
         assert found == [(number, b"%d" % number) for number in range(5)]
@@ -49,7 +50,8 @@ async def test_the_bounds_are_true_on_tansu_whose_list_of_offsets_is_not(tmp_pat
 
 
 async def test_the_bounds_are_true_on_apache_kafka(kafka: KafkaCluster) -> None:
-    names = {f"{name}_topic": f"reader-{name}" for name in ("usage", "partials", "metering_state", "closing_state")}
+    topics = ("usage", "partials", "metering_state", "closing_state")
+    names: dict[str, Any] = {f"{name}_topic": f"reader-{name}" for name in topics}
     await _bounds_and_content(Settings(kafka_bootstrap=kafka.bootstrap, dead_letters_topic="reader-dead", **names))
 
 
@@ -86,7 +88,7 @@ async def test_control_records_at_the_end_are_within_the_bounds_and_are_no_recor
     try:
         assert await reader.bounds(topic, 0) == (0, 5)
         assert await reader.read(topic, 0, 4, 5) == []
-        found = []
+        found: list[tuple[int, bytes | None]] = []
         while not found or found[-1][0] < 3:
             found += await reader.read(topic, 0, found[-1][0] + 1 if found else 0, 5)
         assert found == [(0, b"0"), (1, b"1"), (3, b"3")]

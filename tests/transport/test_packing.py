@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.hashing import partition_for
-from transport.packing import ENVELOPE_BYTES, Packer
+from transport.packing import ENVELOPE_BYTES, Envelope, Packer
 
 EVENTS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 400)), max_size=60)
 
@@ -17,14 +17,14 @@ EVENTS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 400)), m
 @given(EVENTS, st.integers(1, 5))
 def test_nothing_is_lost_and_each_partition_keeps_its_order(events: list[tuple[str, int]], partitions: int) -> None:
     packer = Packer(partitions, envelope_bytes=1000)
-    envelopes = []
+    envelopes: list[Envelope] = []
     expected = defaultdict(list)
     for number, (subject, size) in enumerate(events):
         event = json.dumps({"subject": subject, "number": number, "pad": "x" * size})
         expected[partition_for(subject, partitions)].append(number)
         envelopes += packer.add(subject, event.encode())
     envelopes += packer.rest()
-    found = defaultdict(list)
+    found: dict[int, list[int]] = defaultdict(list)
     for envelope in envelopes:
         body = json.loads(envelope.value)
         packed = body if isinstance(body, list) else [body]

@@ -35,7 +35,7 @@ class Client:
 
 def producer(client: Client, resends: int) -> UsageProducer:
     made = UsageProducer(Settings(kafka_bootstrap="127.0.0.1:1"), resends=resends)
-    made._producer = client  # type: ignore[assignment]
+    made._producer = client
     return made
 
 

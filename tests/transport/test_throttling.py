@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ async def scripted() -> AsyncIterator[ScriptedBroker]:
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     pauses = Pauses()
-    monkeypatch.setattr(throttling, "Patient", lambda *given: Patient(*given, sleep=pauses))
+    monkeypatch.setattr(throttling, "Patient", partial(Patient, sleep=pauses))
     return pauses
 
 

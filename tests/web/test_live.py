@@ -47,7 +47,7 @@ class Stream:
 
     async def snapshot(self) -> tuple[list[Json], Json]:
         """(windows of the snapshot, its end)."""
-        windows = []
+        windows: list[Json] = []
         while True:
             event, data = await self.next("total", "snapshot")
             if event == "snapshot":
