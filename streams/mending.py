@@ -36,9 +36,9 @@ from streams.refolding import (
     told_shares,
     told_watermarks,
 )
-from tables.durable import DefinitionsDiffer
 from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, rehearsed
 from tables.gaps import Gap
+from tables.stops import DefinitionsDiffer
 
 AHEAD = 1_000_000
 """Records behind the committed offset that a diagnosis folds: a worker is stopped within a checkpoint's time of it."""

@@ -23,8 +23,9 @@ from streams.driver import drive
 from streams.ending import end
 from streams.metering import Metering
 from streams.restoring import Restoring
-from tables.durable import DefinitionsDiffer, Durable
+from tables.durable import Durable
 from tables.effects import Effect, Procedure, Produce
+from tables.stops import DefinitionsDiffer
 
 log = logging.getLogger("meterline.tasks")
 T = TypeVar("T")

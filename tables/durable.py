@@ -22,21 +22,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import msgspec
 
 from schemas import changelog
 from schemas.changelog import Chunk, Entry, Label
-from schemas.errors import CommitRefused, ConfigurationError, PartitionStopped, Way
+from schemas.errors import CommitRefused, PartitionStopped
 from schemas.partials import RECORD_MAX
 from schemas.records import Out
 from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, ReadLog
 from tables.replay import READING, Replay, Restorable, Unreadable
-
-
-class DefinitionsDiffer(ConfigurationError):
-    """The state was counted with other definitions: this worker must not go on (design §3)."""
+from tables.stops import Stops
 
 
 class Table(Restorable, Protocol):
@@ -115,8 +112,10 @@ class Durable:
     _since_snapshot: int = field(default=0, init=False)
     _live_bytes: int = field(default=0, init=False)
     _rolling: _Rolling | None = field(default=None, init=False)
+    _stops: Stops = field(init=False)
 
     def __post_init__(self) -> None:
+        self._stops = Stops(self.table.stage, self.partition, self.source_topic, self.changelog_topic)
         self.table.block_max = changelog.block_max(self.limits.record)
 
     def recover(self) -> Procedure[None]:
@@ -144,26 +143,11 @@ class Durable:
             yield from self._first_act(source_begin, begin, end)
             return
         if committed < source_begin:
-            self._stop(
-                f"the committed offset {committed} is no longer in {self.source_topic}, which begins at {source_begin}: "
-                f"{source_begin - committed} offsets were removed before they were counted",
-                "do not reset the offset: counting on would bill too little without saying so. With the workers stopped "
-                f"{self._mend('accept-gap', f'--to {source_begin}')} goes on behind the gap and puts it into the audit",
-                "records-removed-before-they-were-counted",
-            )
+            raise self._stops.records_removed(committed, source_begin)
         if committed > source_end:
-            self._stop(
-                f"the committed offset {committed} lies beyond the end of {self.source_topic}, {source_end}",
-                "the topic was made anew or belongs to another deployment: use a new METERLINE_APP_ID with new topics",
-                "a-log-made-anew",
-            )
+            raise self._stops.log_made_anew(committed, source_end)
         if end == begin:
-            self._stop(
-                f"there is a committed offset ({committed}) but the changelog {self.changelog_topic} is empty",
-                "retention removed the state, or the topic was made anew; with the workers stopped "
-                f"{self._mend('rebuild')} folds {self.source_topic} again, where that still holds everything",
-                "an-empty-changelog",
-            )
+            raise self._stops.changelog_empty(committed)
         yield from self._replay(committed, begin, end)
 
     def restore(self, offset: int) -> Procedure[None]:
@@ -217,9 +201,7 @@ class Durable:
             if not records:
                 break
             for offset, value in records:
-                label = self._label(offset, value)
-                self._check_partitions(label)
-                replay.read(offset, label, len(value))
+                replay.read(offset, self._label(offset, value), len(value))
             at = records[-1][0] + 1
         return max(replay.reached(), default=None)
 
@@ -239,16 +221,7 @@ class Durable:
 
     def cannot_fold(self, error: Exception) -> PartitionStopped:
         """What it means that the record behind the table's position raised."""
-        at = self.table.position
-        return PartitionStopped(
-            self.source_topic,
-            self.partition,
-            f"a record at or behind offset {at} cannot be folded ({type(error).__name__}: {error})",
-            hint="this is a defect of meterline: keep the log, report the record with this version, and wait for a newer one. "
-            f"If you cannot wait, with the workers stopped {self._mend('accept-gap', f'--to {at + 1}')} goes on behind it and "
-            "puts it into the audit",
-            way="a-record-that-cannot-be-folded",
-        )
+        return self._stops.cannot_fold(self.table.position, error)
 
     def checkpoint(self, *, snapshot_due: bool = False) -> Procedure[bool]:
         """Makes the table durable at its position. True if something was written, False where nothing had changed.
@@ -288,22 +261,10 @@ class Durable:
                 break
             for offset, value in records:
                 if not self._decode(offset, value).first_act:
-                    self._stop(
-                        f"the changelog {self.changelog_topic} holds state, but there is no committed offset for "
-                        f"{self.source_topic}",
-                        "the group's offsets expired, or METERLINE_APP_ID changed: then bring the old id back; else, with the "
-                        f"workers stopped, {self._mend('offset')}. Starting from nothing would overwrite true totals",
-                        "a-changelog-without-an-offset",
-                    )
+                    raise self._stops.offset_forgotten()
             at = records[-1][0] + 1
         if begin > 0:
-            self._stop(
-                f"{self.changelog_topic} held state before its offset {begin}, which was removed, and there is no committed "
-                f"offset for {self.source_topic}",
-                f"with the workers stopped {self._mend('rebuild')} folds {self.source_topic} again, where that still holds "
-                "everything",
-                "an-empty-changelog",
-            )
+            raise self._stops.changelog_cleared(begin)
         self.snapshot = (end, source_begin)
         self.table.restored(source_begin)
         values = self._chunks([[]], source_begin, source_begin, first_act=True)
@@ -316,20 +277,9 @@ class Durable:
         last = yield from self._last_chunk(begin, end)
         log_offset, floor = last.snapshot
         if floor > committed:
-            self._stop(
-                f"the committed offset {committed} lies before the newest snapshot of {self.changelog_topic}, which begins "
-                f"at {floor}",
-                "the committed offset was moved back by hand; put the offset back, or, with the workers stopped, "
-                f"{self._mend('offset')}",
-                "an-offset-before-the-snapshot",
-            )
+            raise self._stops.offset_moved_back(committed, floor)
         if log_offset < begin:
-            self._stop(
-                f"the newest snapshot of {self.changelog_topic} began at its offset {log_offset}, which now begins at {begin}",
-                "retention cut the changelog: give it more, by far. With the workers stopped "
-                f"{self._mend('rebuild')} folds {self.source_topic} again, where that still holds everything",
-                "a-changelog-cut-below-its-snapshot",
-            )
+            raise self._stops.changelog_cut(log_offset, begin)
         replay = Replay(floor, committed)
         at = log_offset
         while at < end:
@@ -337,23 +287,18 @@ class Durable:
             if not records:
                 break
             for offset, value in records:
-                label = self._label(offset, value)
-                self._check_partitions(label)
-                replay.read(offset, label, len(value))
+                replay.read(offset, self._label(offset, value), len(value))
             at = records[-1][0] + 1
             self.on_restored(READING * (at - log_offset) / max(1, end - log_offset))
-        self._check_links(replay.reached(), floor, committed)
+        reached = replay.reached()
+        if committed not in reached:
+            raise self._stops.unlinked(floor, committed, reached)
         if replay.newest is not None and replay.newest.definitions != self.definitions:
-            raise DefinitionsDiffer(
-                "this partition was counted with other meters or stream settings",
-                where=f"{self.source_topic}[{self.partition}]",
-                hint="start every worker with the meters file the deployment began with; changing definitions in place "
-                "is not built yet: use a new METERLINE_APP_ID with new topics (docs/mending.md#other-definitions)",
-            )
+            raise self._stops.other_definitions()
         try:
             yield from replay.build(self.table, lambda share: self.on_restored(READING + (1 - READING) * share))
         except Unreadable as error:
-            self._foreign(error.offset, error)
+            raise self._stops.foreign_record(error.offset, error) from error
         self.snapshot, self.accepted = (log_offset, floor), committed
         # What was read is a snapshot and what came since. To write a new one for being restored would cost each rebalance
         # the whole state.
@@ -373,12 +318,7 @@ class Durable:
             if records:
                 return self._decode(*records[-1])
             if at == begin:
-                self._stop(
-                    f"the changelog {self.changelog_topic} says it has records ({begin} to {end}), but none can be read",
-                    "look at the broker; nothing was changed. If they are gone for good, with the workers stopped "
-                    f"{self._mend('rebuild')}",
-                    "a-changelog-that-cannot-be-read",
-                )
+                raise self._stops.changelog_unreadable(begin, end)
             back *= 2
 
     def _next_slices(self, rolling: _Rolling) -> list[Entry]:
@@ -425,43 +365,13 @@ class Durable:
         try:
             return changelog.decode(value)
         except msgspec.DecodeError as error:
-            self._foreign(offset, error)
+            raise self._stops.foreign_record(offset, error) from error
 
     def _label(self, offset: int, value: bytes) -> Label:
         try:
-            return changelog.decode_label(value)
+            label = changelog.decode_label(value)
         except msgspec.DecodeError as error:
-            self._foreign(offset, error)
-
-    def _foreign(self, offset: int, error: Exception) -> NoReturn:
-        self._stop(
-            f"record {offset} of {self.changelog_topic} is no chunk of a checkpoint ({error})",
-            "something else writes to this topic: give meterline's state topics to meterline alone; then, with the "
-            f"workers stopped, {self._mend('rebuild')}",
-            "a-foreign-record-in-a-changelog",
-        )
-
-    def _check_partitions(self, chunk: Label) -> None:
-        if chunk.partitions != self.partitions:
-            self._stop(
-                f"the changelog {self.changelog_topic} belongs to a {self.source_topic} of {chunk.partitions} partitions; "
-                f"it has {self.partitions} now",
-                "partition counts never change in place: keys would move. Use a new METERLINE_APP_ID with new topics",
-                "another-number-of-partitions",
-            )
-
-    def _check_links(self, reached: set[int], floor: int, committed: int) -> None:
-        if committed not in reached:
-            self._stop(
-                f"the checkpoints in {self.changelog_topic} do not lead from the snapshot at {floor} to the committed "
-                f"offset {committed}; they reach {max(reached, default='not even that')}",
-                "the changelog lost records or the committed offset was moved by hand: put the offset back; or, with the "
-                f"workers stopped, {self._mend('offset')} or {self._mend('rebuild')}",
-                "checkpoints-that-do-not-link",
-            )
-
-    def _mend(self, how: str, more: str = "") -> str:
-        return f"`python app.py mend {' '.join(filter(None, (how, self.table.stage, str(self.partition), more)))}`"
-
-    def _stop(self, what: str, hint: str, way: Way) -> NoReturn:
-        raise PartitionStopped(self.source_topic, self.partition, what, hint=hint, way=way)
+            raise self._stops.foreign_record(offset, error) from error
+        if label.partitions != self.partitions:
+            raise self._stops.other_partition_count(label.partitions, self.partitions)
+        return label

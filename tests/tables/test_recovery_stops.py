@@ -7,8 +7,8 @@ import pytest
 
 from schemas import changelog
 from schemas.errors import CommitRefused, PartitionStopped
-from tables.durable import DefinitionsDiffer
 from tables.effects import Effect, ReadBounds, ReadLog
+from tables.stops import DefinitionsDiffer
 from tests.tables.notes import LOG, STATE, Keeper, chunks, world, write
 from tests.world import World
 
@@ -80,6 +80,15 @@ def test_a_changelog_without_an_offset() -> None:
     error = stopped(made)
     assert "state holds state, but there is no committed offset for log" in error.what
     assert "METERLINE_APP_ID" in error.hint and "overwrite true totals" in error.hint
+
+
+def test_neither_an_offset_nor_the_state_that_there_was() -> None:
+    made = kept()
+    del made.committed[PLACE]
+    made.logs[STATE, 0].begin = made.logs[STATE, 0].end
+    error = stopped(made)
+    assert "state held state before its offset 4, which was removed, and there is no committed offset for log" in error.what
+    assert "`python app.py mend rebuild metering 0` folds log again" in error.hint
 
 
 def test_a_changelog_of_first_acts_alone_is_no_state() -> None:
