@@ -87,7 +87,10 @@ def test_neither_an_offset_nor_the_state_that_there_was() -> None:
     del made.committed[PLACE]
     made.logs[STATE, 0].begin = made.logs[STATE, 0].end
     error = stopped(made)
-    assert "state held state before its offset 4, which was removed, and there is no committed offset for log" in error.what
+    assert (
+        "state held state before its offset 4, which was removed, and there is no committed offset for log"
+        in error.what
+    )
     assert "`python app.py mend rebuild metering 0` folds log again" in error.hint
 
 
