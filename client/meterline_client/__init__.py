@@ -14,6 +14,7 @@ Kept here, always:
 
 from __future__ import annotations
 
+from meterline_client.accounts import Ledger
 from meterline_client.errors import (
     Closed,
     ConfigurationError,
@@ -27,7 +28,7 @@ from meterline_client.errors import (
 )
 from meterline_client.kafka import KafkaTransport
 from meterline_client.outcomes import Failure, Receipt, Sent
-from meterline_client.producer import Ledger, Producer
+from meterline_client.producer import Producer
 
 __all__ = [
     "Closed",

@@ -22,8 +22,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from meterline_client.accounts import Accounts, Ledger
 from meterline_client.clock import Clock, SystemClock, sleep
 from meterline_client.delivery import Delivery
+from meterline_client.ending import put_away, until_settled
 from meterline_client.errors import (
     Closed,
     ConfigurationError,
@@ -31,8 +33,6 @@ from meterline_client.errors import (
     MeterlineClientError,
     SpoolError,
     SpoolFull,
-    StillSpooled,
-    TransportError,
 )
 from meterline_client.events import (
     DATA,
@@ -46,7 +46,6 @@ from meterline_client.events import (
     milliseconds,
     source_text,
 )
-from meterline_client.failures import Failures
 from meterline_client.hashing import partition_for
 from meterline_client.lane import Lane
 from meterline_client.outcomes import Failure, Sent
@@ -65,16 +64,6 @@ _ROUTES = 65_536
 _REST_EVERY = 256
 """So many events are sent at most before the lanes have their turn: a loop of sends that need not wait never yields."""
 _RUN = re.compile(r"[A-Za-z0-9]{8,64}")
-
-
-class Ledger(NamedTuple):
-    """Events since the start. `accepted + recovered = delivered + failed + pending`, at any time."""
-
-    accepted: int
-    recovered: int
-    delivered: int
-    failed: int
-    pending: int
 
 
 class _Route(NamedTuple):
@@ -139,9 +128,7 @@ class Producer:
         self._tasks: list[asyncio.Task[None]] = []
         self._turns = Turns(self._clock)
         self._since_rest = 0
-        self._failures = Failures(on_failure)
-        self._memory_bytes = 0
-        self._accepted = self._recovered = self._delivered = self._pending = 0
+        self._accounts = Accounts(on_failure)
         self._open = False
 
     async def __aenter__(self) -> Self:
@@ -167,7 +154,7 @@ class Producer:
     @property
     def memory_bytes(self) -> int:
         """What the events in memory take, as `max_bytes` bounds it."""
-        return self._memory_bytes
+        return self._accounts.memory_bytes
 
     @property
     def spool_bytes(self) -> int:
@@ -176,9 +163,7 @@ class Producer:
 
     def ledger(self) -> Ledger:
         """Where every event is that was ever accepted."""
-        ledger = Ledger(self._accepted, self._recovered, self._delivered, self._failures.events, self._pending)
-        assert self._accepted + self._recovered == self._delivered + ledger.failed + self._pending, ledger
-        return ledger
+        return self._accounts.ledger()
 
     async def start(self) -> None:
         """Read the spool, connect, begin to send. Raises ConfigurationError, SpoolError, TransportError."""
@@ -201,9 +186,10 @@ class Producer:
             if self._spool:
                 self._spool.close()
             raise
-        self._recovered = self._pending = sum(envelope.events for envelope in left)
-        if self._recovered:
-            log.info("%d events of an earlier producer are in the spool, and are sent first", self._recovered)
+        recovered = sum(envelope.events for envelope in left)
+        self._accounts.recovered = self._accounts.pending = recovered
+        if recovered:
+            log.info("%d events of an earlier producer are in the spool, and are sent first", recovered)
         self._lanes = lanes
         self._open = True
         _OPEN.add(self)
@@ -281,8 +267,8 @@ class Producer:
             event = b"%b%b%b%b%b%b}" % (HEAD, id_text(id), route.middle, stamp, behind, data_text(data))
         envelope, index = self._accept(lane, route.key, event)
         lane.counter = number
-        self._accepted += 1
-        self._pending += 1
+        self._accounts.accepted += 1
+        self._accounts.pending += 1
         return Sent(envelope, index, number if id is None else id)
 
     async def flush(self, timeout_s: float | None = None) -> None:
@@ -290,8 +276,9 @@ class Producer:
 
         Raises DeliveryFailed if any event has failed since the last flush, and TimeoutError after `timeout_s`.
         """
-        await self._settled(timeout_s)
-        self._failures.report()
+        if not await until_settled(self._lanes, self._clock, timeout_s):
+            raise TimeoutError(f"{self._accounts.pending} events are not acknowledged after {timeout_s:g} s")
+        self._accounts.failures.report()
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
         """Accept nothing more, send what is left, and end. Idempotent.
@@ -305,12 +292,11 @@ class Producer:
         _OPEN.discard(self)
         self._turns.freed()
         try:
-            await self._settled(timeout_s)
-        except TimeoutError:
-            log.warning("%d events were not acknowledged within %g s", self._pending, timeout_s)
+            if not await until_settled(self._lanes, self._clock, timeout_s):
+                log.warning("%d events were not acknowledged within %g s", self._accounts.pending, timeout_s)
         finally:
             await self._end()
-        self._failures.report()
+        self._accounts.failures.report()
 
     # --- accepting -----------------------------------------------------------------------------------------------------
 
@@ -325,17 +311,17 @@ class Producer:
 
     def _accept(self, lane: Lane, key: bytes, event: bytes) -> tuple[Envelope, int]:
         size = len(event) + EVENT_OVERHEAD_BYTES
-        spool = self._spool
-        if not lane.stored and not self._durable and self._memory_bytes + size <= self._max_bytes:
+        spool, accounts = self._spool, self._accounts
+        if not lane.stored and not self._durable and accounts.memory_bytes + size <= self._max_bytes:
             placed = lane.keep(key, event)
-            self._memory_bytes += size
+            accounts.memory_bytes += size
         elif spool is not None and spool.has_room(size):
             placed = lane.store(spool, key, event)
         elif size > self._max_bytes and (spool is None or not spool.could_have_room(size)):
             raise EventRefused(f"an event of {len(event)} bytes is larger than all of max_bytes and max_spool_bytes")
         else:
             raise SpoolFull(
-                f"no room: {self._memory_bytes} bytes of events wait in memory, {self.spool_bytes} on disk",
+                f"no room: {accounts.memory_bytes} bytes of events wait in memory, {self.spool_bytes} on disk",
                 hint=f"{NO_ROOM}; what stands in the way: {self._delivery.trouble or 'nothing but speed'}",
             )
         if placed[1] == 0:
@@ -359,12 +345,7 @@ class Producer:
                 self._settle(lane, envelope, offset, None)
 
     def _settle(self, lane: Lane, envelope: Envelope, offset: int | None, error: MeterlineClientError | None) -> None:
-        if error is None:
-            self._delivered += envelope.events
-        else:
-            self._failures.add(envelope, error)
-        self._pending -= envelope.events
-        self._memory_bytes -= envelope.memory_bytes
+        self._accounts.settle(envelope, error)
         envelope.settle(offset, error)
         lane.settled()
         if envelope.span is not None and not isinstance(error, SpoolError):  # what cannot be read is kept as it is
@@ -391,7 +372,7 @@ class Producer:
         outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             for lane in self._lanes:
-                self._put_away(lane)
+                put_away(lane, self._spool, self._accounts)
             await self._transport.close()
         finally:
             if self._spool:
@@ -399,58 +380,6 @@ class Producer:
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-
-    def _put_away(self, lane: Lane) -> None:
-        """What is pending goes to disk, in order, or has failed."""
-        behind_memory = False
-        for envelope in list(lane.pending()):
-            if self._spool is not None and not envelope.on_disk:
-                try:
-                    self._write(self._spool, envelope, fresh=not behind_memory)
-                except SpoolError as error:
-                    log.error("%s", error)
-                behind_memory = True
-            else:
-                behind_memory = False
-            stays = envelope.on_disk
-            outcome: MeterlineClientError = StillSpooled("?", lane.partition)
-            if not stays:
-                outcome = TransportError("closed before the broker acknowledged it", retryable=False)
-                self._failures.add(envelope, outcome)
-                self._pending -= envelope.events
-            envelope.settle(None, outcome)
-        if self._spool is not None and self._pending:
-            log.warning("partition %d: what is pending stays in the spool", lane.partition)
-
-    def _write(self, spool: Spool, envelope: Envelope, *, fresh: bool) -> None:
-        span = spool.span(envelope.partition, envelope.position, fresh=fresh)
-        try:
-            for event in envelope.parts():
-                span.append(envelope.key, event)
-        except SpoolError:
-            span.settled()
-            raise
-        self._memory_bytes -= envelope.memory_bytes
-        envelope.moved_to(span)
-
-    async def _settled(self, timeout_s: float | None) -> None:
-        """Return when everything that is pending now has its outcome. Raises TimeoutError."""
-        last = [envelope for lane in self._lanes if (envelope := lane.last) is not None]
-        for lane in self._lanes:
-            lane.seal()
-            lane.wake.set()
-        if not last:
-            return
-        waiting = asyncio.ensure_future(_all(last))
-        over = asyncio.ensure_future(sleep(self._clock, timeout_s)) if timeout_s is not None else None
-        try:
-            await asyncio.wait({waiting, over} if over else {waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                raise TimeoutError(f"{self._pending} events are not acknowledged after {timeout_s:g} s")
-        finally:
-            waiting.cancel()
-            if over:
-                over.cancel()
 
 
 _OPEN: weakref.WeakSet[Producer] = weakref.WeakSet()
@@ -469,9 +398,3 @@ if hasattr(os, "register_at_fork"):  # POSIX
 
 async def _completed(work: Awaitable[object]) -> None:
     await work
-
-
-async def _all(envelopes: list[Envelope]) -> None:
-    for envelope in envelopes:
-        if not envelope.settled:
-            await envelope.wait()

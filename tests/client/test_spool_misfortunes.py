@@ -200,6 +200,7 @@ async def test_what_cannot_be_put_away_at_the_end_is_said_to_have_failed(
         await closing
     with pytest.raises(DeliveryFailed):
         await sent
+    assert (producer.ledger().failed, producer.ledger().pending, producer.memory_bytes) == (1, 0, 0)
 
 
 async def test_what_was_written_is_synced_as_often_as_was_said(
