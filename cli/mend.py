@@ -21,18 +21,9 @@ from schemas.errors import PartitionStopped
 from schemas.meters import load as load_meters
 from settings import Settings
 from streams.deployment import SINKS, Deployment, StageName
+from streams.diagnosis import NEW_TOPICS, Diagnosis, diagnose
 from streams.driver import drive
-from streams.mending import (
-    NEW_TOPICS,
-    Diagnosis,
-    Mended,
-    accept_gap,
-    diagnose,
-    mend_offset,
-    rebuild,
-    resend,
-    unpark,
-)
+from streams.mending import Mended, accept_gap, mend_offset, rebuild, resend, unpark
 from streams.metering import Topics
 from tables.effects import Procedure
 from transport.outside import Outside

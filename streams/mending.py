@@ -11,16 +11,16 @@ the log (§2.5 to §2.7), so whatever is sent again changes nothing. What is wri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from schemas import partials as wire
-from schemas.errors import NotMended, PartitionStopped, Way
+from schemas.errors import NotMended, PartitionStopped
 from schemas.hashing import partition_for
 from schemas.partials import NEVER, Contribution, Partial
 from schemas.records import Out
 from schemas.windows import WindowKey
 from streams.closing import Closing
 from streams.deployment import Deployment, StageName
+from streams.diagnosis import FOREIGN, NEW_TOPICS, diagnose, refusal, sent_ahead
 from streams.metering import Metering
 from streams.refolding import (
     Stuck,
@@ -33,33 +33,10 @@ from streams.refolding import (
     proven,
     recognised,
     told_definitions,
-    told_shares,
     told_watermarks,
 )
 from tables.effects import Commit, Procedure, Produce, ReadBounds, ReadCommitted, rehearsed
 from tables.gaps import Gap
-from tables.stops import DefinitionsDiffer
-
-AHEAD = 1_000_000
-"""Records behind the committed offset that a diagnosis folds: a worker is stopped within a checkpoint's time of it."""
-NEW_TOPICS = "a new METERLINE_APP_ID with new topics (docs/mending.md#new-topics)"
-_FOREIGN: Way = "a-foreign-record-in-a-changelog"
-_OFFSET_IS_WRONG = ("checkpoints-that-do-not-link", "a-changelog-without-an-offset", "an-offset-before-the-snapshot")
-_BEYOND_MENDING = ("a-log-made-anew", "another-number-of-partitions", "other-definitions")
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """How a partition is. state: `new` has not begun. offset: the committed one. commands: what mends it, best first."""
-
-    stage: StageName
-    partition: int
-    state: Literal["fine", "new", "stopped"]
-    offset: int | None
-    what: str = ""
-    hint: str = ""
-    way: Way | None = None
-    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,29 +45,6 @@ class Mended:
 
     what: str
     then: str = ""
-
-
-def diagnose(deployment: Deployment, stage: StageName, partition: int, ahead: int = AHEAD) -> Procedure[Diagnosis]:
-    """Recovers without writing, folds `ahead` records more, and says how that ended and what mends it."""
-    made = deployment.stage(stage, partition)
-    committed: int | None = yield ReadCommitted()
-
-    def stopped(error: PartitionStopped, *commands: str) -> Diagnosis:
-        return Diagnosis(stage, partition, "stopped", committed, error.what, error.hint, error.way, commands)
-
-    try:
-        if not (yield from rehearsed(made.recover())):
-            return Diagnosis(stage, partition, "new", committed)
-        _, end = yield ReadBounds(made.durable.source_topic)
-        yield from fold(made, min(end, made.table.position + ahead), forget)
-    except DefinitionsDiffer as error:
-        return Diagnosis(stage, partition, "stopped", committed, error.what, error.hint, "other-definitions")
-    except PartitionStopped as error:
-        return stopped(error, *(yield from _commands(deployment, stage, partition, error.way)))
-    except Stuck as stuck:
-        to = yield from behind(deployment.stage(stage, partition), stuck.offset)
-        return stopped(stuck.error, f"mend accept-gap {stage} {partition} --to {to}")
-    return Diagnosis(stage, partition, "fine", committed)
 
 
 def mend_offset(deployment: Deployment, stage: StageName, partition: int) -> Procedure[Mended]:
@@ -109,7 +63,7 @@ def mend_offset(deployment: Deployment, stage: StageName, partition: int) -> Pro
     """
     found = yield from diagnose(deployment, stage, partition, 0)
     if f"mend offset {stage} {partition}" not in found.commands:
-        raise _refusal(found, "offset")
+        raise refusal(found, "offset")
     made = deployment.stage(stage, partition)
     offset = yield from proven(made.durable)
     assert offset is not None, "or the diagnosis would not name it"
@@ -153,8 +107,8 @@ def rebuild(
     """
     found = yield from diagnose(deployment, stage, partition, 0)
     if f"mend rebuild {stage} {partition}" not in found.commands:
-        raise _refusal(found, "rebuild")
-    if found.way == _FOREIGN:
+        raise refusal(found, "rebuild")
+    if found.way == FOREIGN:
         kept = yield from _without_foreign(deployment, stage, partition, found.offset)
         if kept is not None:
             yield from kept.durable.rewrite()
@@ -175,7 +129,7 @@ def rebuild(
         made = deployment.stage(stage, partition)
         first = yield from first_offset(made.durable)
         if first is None:
-            raise _refusal(found, "rebuild")
+            raise refusal(found, "rebuild")
         yield from made.durable.restart(first)
         try:
             if isinstance(made, Metering):
@@ -216,7 +170,7 @@ def accept_gap(
     begin, _ = yield ReadBounds(made.durable.source_topic)
     claims, promised_ms = dict[WindowKey, int](), NEVER
     if isinstance(made, Metering) and start < begin:
-        claims, promised_ms, end = yield from _sent_ahead(deployment, partition, start, begin)
+        claims, promised_ms, end = yield from sent_ahead(deployment, partition, start, begin)
     if to != end:
         raise NotMended(
             f"the gap of {stage} {partition} is offsets {start} to {end}; --to {to} is not its end",
@@ -263,31 +217,6 @@ def unpark(deployment: Deployment, partition: int, sink: str | None) -> Procedur
     if unparked:
         yield from made.checkpoint()
     return Mended(f"{len(unparked)} parked revisions of partials partition {partition} will be delivered again")
-
-
-def _commands(deployment: Deployment, stage: StageName, partition: int, way: Way) -> Procedure[tuple[str, ...]]:
-    durable = deployment.stage(stage, partition).durable
-    begin, end = yield ReadBounds(durable.source_topic)
-    if way == "records-removed-before-they-were-counted":
-        committed: int = yield ReadCommitted()
-        further, to = (yield from proven(durable)), begin
-        if further is not None and further > committed:
-            return (f"mend offset {stage} {partition}",)
-        if stage == "metering":
-            try:
-                _, _, to = yield from _sent_ahead(deployment, partition, committed, begin)
-            except NotMended:
-                pass  # CLOSING is to be mended first, and is shown as well
-        return (f"mend accept-gap {stage} {partition} --to {to}",)
-    if way in _BEYOND_MENDING:
-        return ()
-    offset = yield from proven(durable)
-    commands = []
-    if way in _OFFSET_IS_WRONG and offset is not None and offset <= end:
-        commands.append(f"mend offset {stage} {partition}")
-    if (yield from first_offset(durable)) is not None or (way == _FOREIGN and offset is not None):
-        commands.append(f"mend rebuild {stage} {partition}")
-    return tuple(commands)
 
 
 def _refold_metering(deployment: Deployment, made: Metering, goal: int | None) -> Procedure[None]:
@@ -351,7 +280,7 @@ def _uncountable(
     if committed is not None and committed < begin:
         further = yield from proven(made.durable)
         if further is not None and further > committed:
-            raise _refusal((yield from diagnose(deployment, stage, partition, 0)), "accept-gap")
+            raise refusal((yield from diagnose(deployment, stage, partition, 0)), "accept-gap")
         yield from made.durable.restore(committed)
         made.restored()
         return made, committed, begin
@@ -360,7 +289,7 @@ def _uncountable(
         if (yield from rehearsed(probe.recover())):
             yield from fold(probe, end, forget)
     except PartitionStopped as error:
-        raise _refusal((yield from diagnose(deployment, stage, partition, 0)), "accept-gap") from error
+        raise refusal((yield from diagnose(deployment, stage, partition, 0)), "accept-gap") from error
     except Stuck as stuck:
         assert committed is not None, "a partition that has begun has an offset"
         to = yield from behind(deployment.stage(stage, partition), stuck.offset)
@@ -372,30 +301,6 @@ def _uncountable(
         f"{stage} {partition} has no gap: everything behind its offset can be counted",
         hint="nothing was changed; `mend show` says how each partition is",
     )
-
-
-def _sent_ahead(
-    deployment: Deployment, partition: int, start: int, begin: int
-) -> Procedure[tuple[dict[WindowKey, int], int, int]]:
-    """What a usage partition has said of the offsets from `start` on, of which those below `begin` are gone.
-
-    The windows and their meters' versions, the watermark, ms, and the offset behind `begin` and behind all of it.
-    """
-    claims: dict[WindowKey, int] = {}
-    promised_ms, end = NEVER, begin
-    for target in range(deployment.targets):
-        try:
-            watermark_ms, shares = yield from told_shares(deployment, target, partition, start)
-        except (PartitionStopped, Stuck) as error:
-            raise NotMended(
-                f"closing {target} is stopped itself, so it is not known what usage partition {partition} has said: {error}",
-                hint=f"mend closing {target} first",
-            ) from error
-        promised_ms = max(promised_ms, watermark_ms)
-        for key, (version, through) in shares.items():
-            claims[key] = version
-            end = max(end, through + 1)
-    return claims, promised_ms, end
 
 
 def _take_back(deployment: Deployment, made: Metering, claims: dict[WindowKey, int], through: int) -> Procedure[None]:
@@ -415,14 +320,3 @@ def _take_back(deployment: Deployment, made: Metering, claims: dict[WindowKey, i
     ]
     if records:
         yield Produce(records)
-
-
-def _refusal(found: Diagnosis, asked: str) -> NotMended:
-    place = f"{found.stage} {found.partition}"
-    if found.state != "stopped":
-        return NotMended(f"{place} is not stopped: there is nothing to mend", hint="nothing was changed")
-    if found.commands:
-        hint = " or ".join(f"`python app.py {command}`" for command in found.commands)
-    else:
-        hint = f"nothing proves its state any more: use {NEW_TOPICS}"
-    return NotMended(f"`mend {asked}` does not mend {place}: {found.what}", hint=hint)

@@ -11,7 +11,8 @@ from typing import Any
 
 from local.ledger import Key
 from streams.deployment import StageName
-from streams.mending import Diagnosis, Mended, accept_gap, diagnose, mend_offset, rebuild, resend
+from streams.diagnosis import Diagnosis, diagnose
+from streams.mending import Mended, accept_gap, mend_offset, rebuild, resend
 from tests import pictures
 from tests.streams.road import assert_revisions, final_windows
 from tests.usage import MINUTE, NOON, SECOND, definitions, meter, usage
