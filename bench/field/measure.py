@@ -23,25 +23,19 @@ from __future__ import annotations
 import asyncio
 import random
 import resource
-import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from bench.field.contestants import Contestant, Running, Where
+from bench.field.course import QUIET_S, SAMPLE_S, STALLED_S, Course, until, until_all
 from bench.field.feeding import Feed
-from bench.field.inputs import BLOCK_EVENTS, Batch, Block, Input, closers, ledger, subject_for
+from bench.field.inputs import BLOCK_EVENTS, Batch, Input, subject_for
 from bench.field.job import PARTITIONS, PROBE
-from bench.field.judge import Verdict, judge
+from bench.field.judge import Verdict
 from schemas.errors import BrokerError
 
-STALLED_S = 180.0
-"""Give up when it does nothing for so long. A group waits up to a minute for a member that was killed (Faust, its default)."""
-QUIET_S = 6.0
-"""Nothing new for so long after the last event: it has said what it has to say."""
-SOON_S = 1.5
-"""After so long of that it is asked once, and if it is right it is believed: nothing had befallen it."""
 RESTED_MOST_S = 60.0
 KILL_AT = 1 / 3
 BATCH_START_S = 2.0
@@ -50,12 +44,7 @@ CLEANED_S = 45.0
 """Faust looks for windows that have expired every 30 s (`table_cleanup_interval`)."""
 _OPENING = 4
 """Blocks that are counted before the even flow begins."""
-_POLL_S = 0.25
-_SAMPLE_S = 0.05
 _IDLE = 0.05
-_MOST = 0.9
-_IDLE_S, _IDLE_MOST = 1.0, 0.2
-"""A second in which it takes less of a core than that is one without work."""
 _ENOUGH = 0.6
 """A stretch that takes less of the time that is wanted is warm-up: the next one is longer."""
 
@@ -122,7 +111,7 @@ async def speed(
     if contestant.batch:
         return await _batch_speed(contestant, where, given, feed, run_s, about_per_s)
     running = contestant.on(where)
-    course = _Course(running, feed, given)
+    course = Course(running, feed, given)
     try:
         await running.prepare(feed)
         await running.start()
@@ -135,7 +124,7 @@ async def speed(
             if not course.left or (warmed_s >= warm_s and cpu_s >= _ENOUGH * run_s):
                 break
             warmed_s += cpu_s
-            blocks = min(8 * blocks, _blocks(run_s * events / max(cpu_s, _SAMPLE_S)))
+            blocks = min(8 * blocks, _blocks(run_s * events / max(cpu_s, SAMPLE_S)))
             if course.left < 1.5 * blocks:  # the rest would be too little for another one
                 blocks = course.left
         peak_mb = running.peak_mb()
@@ -163,7 +152,7 @@ async def _batch_speed(
 
 async def _batch(contestant: Contestant, where: Where, given: Input, feed: Feed, blocks: int) -> Speed:
     running = contestant.on(where)
-    course = _Course(running, feed, given)
+    course = Course(running, feed, given)
     try:
         await running.prepare(feed)
         await course.write(course.next(blocks))
@@ -175,7 +164,7 @@ async def _batch(contestant: Contestant, where: Where, given: Input, feed: Feed,
                 peak_mb = max(peak_mb, running.peak_mb())
             except (OSError, KeyError):  # it has ended since: nothing to read any more, or nothing of its memory
                 pass
-            await asyncio.sleep(_SAMPLE_S)
+            await asyncio.sleep(SAMPLE_S)
         running.check()
         wall_s, after = time.monotonic() - began_s, resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -199,7 +188,7 @@ async def latency(
         opening, rest = given.blocks[:_OPENING], given.blocks[_OPENING:]
         before = [batch for block in opening for batch in block.batches]
         await feed.append(where.usage, before)
-        await _until_all(running, feed, sum(b.records for b in opening), sum(b.events for b in opening))
+        await until_all(running, feed, sum(b.records for b in opening), sum(b.events for b in opening))
         done = [max((b.probe for b in before if b.partition == p), default=0) for p in range(PARTITIONS)]
         batches = [batch for block in rest for batch in block.batches]
         expected = sum(batch.probe > 0 for batch in batches)
@@ -243,7 +232,7 @@ async def crash(
     It lasts longer than any contestant waits between two commits, so that it is killed between two.
     """
     running = contestant.on(where)
-    course = _Course(running, feed, given)
+    course = Course(running, feed, given)
     try:
         await running.prepare(feed)
         taken = course.next(max(2, int(lasts_s * rate) // BLOCK_EVENTS))
@@ -255,13 +244,13 @@ async def crash(
             running.check()
             share = KILL_AT
         else:
-            share = await _until(running, feed, course, KILL_AT)
+            share = await until(running, feed, course, KILL_AT)
             await asyncio.sleep(random.Random(seed).random())  # commits come at intervals: not always right behind one
             share = max(share, await running.share(feed, course.records, course.events))
         await running.kill()
         began_s = time.monotonic()
         await running.start()
-        await _until_all(running, feed, course.records, course.events)
+        await until_all(running, feed, course.records, course.events)
         back_s = time.monotonic() - began_s
         if contestant.closes == "wall clock":
             await asyncio.sleep(max(0.0, closing_s + CLEANED_S - time.monotonic()))
@@ -300,109 +289,6 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[max(0, -int(-len(ordered) * share // 1) - 1)]
 
 
-def busy_for_s(samples: Sequence[tuple[float, float]]) -> float:
-    """How long it worked, of (time, CPU time) samples: until it had spent 90 % of its CPU time, and a ninth more.
-
-    Not until the last sample: commits come at intervals, so the end of the work is seen late; and not until it was last
-    busy at all: a checkpoint of its own may come seconds after. What it spends while it has nothing to do is no work.
-    """
-    began_s, began_cpu_s = samples[0]
-    idle = _idle_share(samples)
-    worked = [(at_s - began_s, cpu_s - began_cpu_s - idle * (at_s - began_s)) for at_s, cpu_s in samples]
-    enough_s = _MOST * worked[-1][1]
-    return next(after_s for after_s, spent_s in worked if spent_s >= enough_s) / _MOST
-
-
-def _idle_share(samples: Sequence[tuple[float, float]]) -> float:
-    """The share of a core that it takes in its least busy second; 0 where it was never idle."""
-    shares, at = [1.0], 0
-    for end_s, end_cpu_s in samples:
-        while samples[at + 1][0] <= end_s - _IDLE_S:
-            at += 1
-        begin_s, begin_cpu_s = samples[at]
-        if end_s - begin_s >= _IDLE_S:
-            shares.append((end_cpu_s - begin_cpu_s) / (end_s - begin_s))
-    return min(shares) if min(shares) < _IDLE_MOST else 0.0
-
-
-class _Course:
-    """The blocks of an input that one run has been given so far."""
-
-    def __init__(self, running: Running, feed: Feed, given: Input) -> None:
-        self._running = running
-        self._feed = feed
-        self._given = given
-        self.taken: list[Block] = []
-
-    @property
-    def left(self) -> int:
-        """Blocks that are left."""
-        return len(self._given.blocks) - len(self.taken)
-
-    @property
-    def records(self) -> int:
-        """Given so far."""
-        return sum(block.records for block in self.taken)
-
-    @property
-    def events(self) -> int:
-        """Given so far."""
-        return sum(block.events for block in self.taken)
-
-    def next(self, count: int) -> list[Block]:
-        """So many blocks further, or as many as there are."""
-        found = self._given.blocks[len(self.taken) : len(self.taken) + count]
-        assert found, f"the input {self._given.title!r} is too short"
-        return found
-
-    async def write(self, blocks: Sequence[Block]) -> None:
-        """Into the topic."""
-        self.taken.extend(blocks)
-        await self._feed.append(self._running.where.usage, [batch for block in blocks for batch in block.batches])
-
-    async def take(self, blocks: Sequence[Block]) -> None:
-        """Into the topic, and counted."""
-        await self.write(blocks)
-        await _until_all(self._running, self._feed, self.records, self.events)
-
-    async def measured(self, blocks: Sequence[Block]) -> tuple[float, float, int]:
-        """CPU and wall time of these blocks, and how many events they are."""
-        self._running.signal(signal.SIGSTOP)
-        await self.write(blocks)
-        began_s, began_cpu_s = time.monotonic(), self._running.cpu_s()
-        samples = [(began_s, began_cpu_s)]
-        self._running.signal(signal.SIGCONT)
-        sampling = asyncio.create_task(_sample(self._running, samples))
-        try:
-            await _until_all(self._running, self._feed, self.records, self.events)
-        finally:
-            sampling.cancel()
-        samples.append((time.monotonic(), self._running.cpu_s()))
-        cpu_s = samples[-1][1] - began_cpu_s
-        return cpu_s, max(busy_for_s(samples), _SAMPLE_S), sum(block.events for block in blocks)
-
-    async def verdict(self, contestant: Contestant, *, close: bool, soon: bool = False) -> Verdict:
-        """Let everything close, wait until nothing new is told, and compare. soon: not so long, if it is right by then."""
-        if close and contestant.closes == "event time":
-            await self._feed.append(self._running.where.usage, closers(self._given))
-            if not soon:  # a group may not even have given up who was killed
-                await _until_all(self._running, self._feed, self.records + PARTITIONS, self.events + PARTITIONS)
-        expected = ledger(self._given, self.taken, retries_count=not contestant.deduplicates)
-        if soon:
-            await _until_quiet(self._running, self._feed, SOON_S)
-            early = judge(expected, await self._running.totals(), closing=close)
-            if early.right:
-                return early
-        await _until_quiet(self._running, self._feed, QUIET_S)
-        return judge(expected, await self._running.totals(), closing=close)
-
-
-async def _sample(running: Running, samples: list[tuple[float, float]]) -> None:
-    while True:
-        await asyncio.sleep(_SAMPLE_S)
-        samples.append((time.monotonic(), running.cpu_s()))
-
-
 async def _paced(
     feed: Feed, topic: str, batches: Sequence[Batch], span_s: float, sent_s: dict[tuple[int, int], float]
 ) -> float:
@@ -425,38 +311,3 @@ async def _paced(
         for queue in lanes:
             queue.put_nowait(None)
     return began_s
-
-
-async def _until(running: Running, feed: Feed, course: _Course, share: float) -> float:
-    return await _moving(running, lambda: running.share(feed, course.records, course.events), share)
-
-
-async def _until_all(running: Running, feed: Feed, records: int, events: int) -> None:
-    await _moving(running, lambda: running.settled(feed, records, events), 1.0)
-
-
-async def _moving(running: Running, ask: Callable[[], Awaitable[float]], enough: float) -> float:
-    """Waits until it is enough. Raises BrokerError where the contestant ends, or neither moves nor works for STALLED_S."""
-    best, cpu_s, since_s = -1.0, running.cpu_s(), time.monotonic()
-    while True:
-        running.check()
-        share = await ask()
-        if share >= enough:
-            return share
-        now_s, spent_s = time.monotonic(), running.cpu_s()
-        if share > best or spent_s - cpu_s > 0.5 * STALLED_S:
-            best, cpu_s, since_s = max(best, share), spent_s, now_s
-        elif now_s - since_s > STALLED_S:
-            logs = "\n".join(child.tail() for child in running.children())
-            raise BrokerError(f"{share:.1%} counted, and nothing moves for {STALLED_S:.0f} s\n{logs}")
-        await asyncio.sleep(_POLL_S)
-
-
-async def _until_quiet(running: Running, feed: Feed, quiet_s: float) -> None:
-    told, since_s = -1, time.monotonic()
-    while time.monotonic() - since_s < quiet_s:
-        running.check()
-        now = await running.told(feed)
-        if now != told:
-            told, since_s = now, time.monotonic()
-        await asyncio.sleep(_POLL_S)

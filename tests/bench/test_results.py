@@ -10,8 +10,9 @@ import pytest
 from bench import results
 from bench.field import plot
 from bench.field.bars import bars
+from bench.field.course import busy_for_s
 from bench.field.judge import Verdict
-from bench.field.measure import Crash, Latency, Speed, busy_for_s, quantile
+from bench.field.measure import Crash, Latency, Speed, quantile
 from bench.field.meterline import MEMBERS, TWO_WORKERS
 from bench.field.peers import FLOORS, PEERS
 from bench.field.records import Run, Runs
