@@ -12,8 +12,9 @@ from aiokafka.protocol.types import Int16, Int32, String
 from aiokafka.record.memory_records import MemoryRecords
 
 NODE = 1
+_PRODUCE = 0
 _SPOKEN = {
-    0: (produce.ProduceRequest_v3, produce.ProduceResponse_v3),
+    _PRODUCE: (produce.ProduceRequest_v3, produce.ProduceResponse_v3),
     3: (metadata.MetadataRequest_v1, metadata.MetadataResponse_v1),
 }
 """The one version of each request that it speaks."""
@@ -23,10 +24,12 @@ class ScriptedBroker:
     """`async with ScriptedBroker({"usage": 2}) as broker`.
 
     refusals: per topic and partition the error codes of the next produces; 0 appends. throttle_ms: what the next answers say.
+    silent: produces get no answer while it is set.
     """
 
     def __init__(self, topics: dict[str, int]) -> None:
         self.topics = topics
+        self.silent = False
         self.refusals: dict[tuple[str, int], list[int]] = {}
         self.throttle_ms: list[int] = []
         self.received: list[tuple[str, int, bytes]] = []
@@ -54,6 +57,8 @@ class ScriptedBroker:
                 body = BytesIO(await reader.readexactly(size))
                 key, version, correlation = Int16.decode(body), Int16.decode(body), Int32.decode(body)
                 String("utf-8").decode(body)
+                if key == _PRODUCE and self.silent:
+                    continue
                 answer = Int32.encode(correlation) + self._answer(key, version, body)
                 writer.write(Int32.encode(len(answer)) + answer)
                 await writer.drain()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import AzureError
 from azure.eventhub import EventData, TransportType
@@ -30,7 +31,8 @@ _ROUTED_CHARACTERS = 128
 class AmqpTransport:
     """Give `connection_string`, or `namespace` (`name.servicebus.windows.net`) and `credential` (Entra ID).
 
-    websockets: port 443 instead of 5671. send_timeout_s: how long one attempt may take. Offsets are not told over AMQP.
+    websockets: port 443 instead of 5671. send_timeout_s: how long one attempt may take, to connect or to send. Offsets are not
+    told over AMQP.
     """
 
     def __init__(
@@ -47,18 +49,19 @@ class AmqpTransport:
         self._send_timeout_s = send_timeout_s
         transport = TransportType.AmqpOverWebsocket if websockets else TransportType.Amqp
         # retry_total=0: attempts are ours, with the order of each partition in mind.
+        options: dict[str, Any] = {"eventhub_name": topic, "retry_total": 0, "transport_type": transport}
         if connection_string is not None and namespace is None:
+            self._new = partial(EventHubProducerClient.from_connection_string, connection_string, **options)
             try:
-                self._client = EventHubProducerClient.from_connection_string(
-                    connection_string, eventhub_name=topic, retry_total=0, transport_type=transport
-                )
+                self._client: EventHubProducerClient | None = self._new()
             except ValueError:
                 raise ConfigurationError(
                     "that is no Event Hubs connection string",
                     hint="copy it from the namespace's Shared access policies, whole",
                 ) from None
         elif connection_string is None and namespace is not None and credential is not None:
-            self._client = EventHubProducerClient(namespace, topic, credential, retry_total=0, transport_type=transport)
+            self._new = partial(EventHubProducerClient, namespace, credential=credential, **options)
+            self._client = self._new()
         else:
             raise ConfigurationError(
                 "no event hub is named, or two are", hint="give connection_string, or namespace and credential"
@@ -69,8 +72,11 @@ class AmqpTransport:
 
     async def open(self) -> int:
         """Connect; how many partitions the event hub has. Raises ConfigurationError, or TransportError (retryable)."""
+        if self._client is None:  # the SDK's does not work again once it is closed
+            self._client = self._new()
         try:
-            return len(await self._client.get_partition_ids())
+            async with asyncio.timeout(self._send_timeout_s):
+                return len(await self._client.get_partition_ids())
         except AuthenticationError as error:
             raise ConfigurationError(
                 f"event hub {self.topic!r}: the key was refused",
@@ -84,26 +90,30 @@ class AmqpTransport:
         event = EventData(value)
         event.content_type = CONTENT_TYPE
         event.properties = {ROUTED: key.decode()[:_ROUTED_CHARACTERS]}
+        if self._client is None:
+            raise TransportError(f"event hub {self.topic!r}: not connected", retryable=True)
         try:
-            batch = await self._client.create_batch(partition_id=str(partition))
-            batch.add(event)
+            # The SDK's own timeout does not count while it connects: a peer that takes a connection and stays silent holds it.
+            async with asyncio.timeout(self._send_timeout_s):
+                batch = await self._client.create_batch(partition_id=str(partition))
+                batch.add(event)
+                await self._client.send_batch(batch, timeout=self._send_timeout_s)
         except ValueError as error:
             raise TransportError(
                 f"{self.topic}: a record of {len(value)} bytes is larger than the event hub takes: {error}",
                 retryable=False,
                 hint="an event larger than that has to be split by its sender",
             ) from error
-        except (AzureError, EventHubError, OSError) as error:
-            raise self._explained(error) from error
-        try:
-            await self._client.send_batch(batch, timeout=self._send_timeout_s)
-        except (AzureError, EventHubError, OSError) as error:
+        except (AzureError, EventHubError, OSError) as error:  # TimeoutError is an OSError
             raise self._explained(error) from error
         return None
 
     async def close(self) -> None:
         """Give up what is on the road, and the connections. Returns within seconds, whatever the broker does."""
-        closing = asyncio.ensure_future(self._client.close())
+        client, self._client = self._client, None
+        if client is None:
+            return
+        closing = asyncio.ensure_future(client.close())
         await asyncio.wait({closing}, timeout=CLOSE_S)
         if not closing.done():
             log.warning("%r does not answer; what was on the road may have arrived or not", self)
@@ -113,7 +123,7 @@ class AmqpTransport:
             log.warning("%r did not close in order: %s", self, error)
 
     def _explained(self, error: Exception) -> TransportError:
-        message = getattr(error, "message", None) or str(error)
+        message = getattr(error, "message", None) or str(error) or f"no answer within {self._send_timeout_s:g} s"
         return TransportError(
             f"event hub {self.topic!r}: {type(error).__name__}: {message}",
             retryable=True,

@@ -20,7 +20,7 @@ BACKOFF_MOST_S = 10.0
 class Delivery:
     """Attempts, with growing pauses in between, a fifth more or less, so that many producers do not come back at once.
 
-    timeout_s: after so long an envelope is given up; None: never.
+    timeout_s: so long after its turn has come an envelope is given up, connected or not; None: never.
     """
 
     def __init__(self, transport: Transport, clock: Clock, timeout_s: float | None) -> None:
@@ -66,30 +66,48 @@ class Delivery:
     async def deliver(self, envelope: Envelope) -> int | None:
         """The envelope's offset, once it is acknowledged. Raises the error after which it is given up."""
         value = envelope.value()
-        await self._connected.wait()
         try:
-            return await self._attempts(envelope, value)
+            if self._timeout_s is None:
+                return await self._attempts(envelope, value)
+            return await self._in_time(envelope, value, self._timeout_s)
         finally:
             self._troubles.pop(envelope.partition, None)  # sent or given up, nothing stands in its way
 
+    async def _in_time(self, envelope: Envelope, value: bytes, timeout_s: float) -> int | None:
+        trying = asyncio.ensure_future(self._attempts(envelope, value))
+        over = asyncio.ensure_future(sleep(self._clock, timeout_s))
+        try:
+            await asyncio.wait({trying, over}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            trying.cancel()
+            over.cancel()
+            await asyncio.wait({trying, over})
+        if not trying.cancelled():
+            return trying.result()
+        raise (
+            self._troubles.get(envelope.partition)
+            or self._troubles.get(None)
+            or TransportError(f"partition {envelope.partition}: no answer within {timeout_s:g} s", retryable=True)
+        )
+
     async def _attempts(self, envelope: Envelope, value: bytes) -> int | None:
-        started_s = self._clock.monotonic_s()
+        await self._connected.wait()
         pause_s = BACKOFF_FIRST_S
         while True:
             try:
                 return await self._transport.send(envelope.partition, envelope.key, value)
             except TransportError as error:
-                if not error.retryable or self._is_over(started_s):
+                if not error.retryable:
                     raise
                 self._troubles[envelope.partition] = error
-                log.warning("partition %d, %d events, tried again: %s", envelope.partition, envelope.events, error)
-            except Exception as error:
-                log.exception("partition %d, %d events: a defect of the transport", envelope.partition, envelope.events)
-                raise TransportError(f"{type(error).__name__}: {error}", retryable=False) from error
+            except Exception as error:  # nobody knows what mends it, and no event is given up for that
+                log.exception("partition %d: a defect of the transport", envelope.partition)
+                self._troubles[envelope.partition] = TransportError(
+                    f"{type(error).__name__}: {error}", retryable=True, hint="a defect of the transport: report it"
+                )
+            trouble = self._troubles[envelope.partition]
+            log.warning("partition %d, %d events, tried again: %s", envelope.partition, envelope.events, trouble)
             pause_s = await self._paused(pause_s)
-
-    def _is_over(self, started_s: float) -> bool:
-        return self._timeout_s is not None and self._clock.monotonic_s() - started_s >= self._timeout_s
 
     async def _paused(self, pause_s: float) -> float:
         await sleep(self._clock, pause_s * random.uniform(0.8, 1.2))

@@ -20,8 +20,7 @@ async def until_settled(lanes: Sequence[Lane], clock: Clock, timeout_s: float | 
     """Send at once what is pending now; whether all of that has its outcome after `timeout_s` (None: wait for it)."""
     last = [envelope for lane in lanes if (envelope := lane.last) is not None]
     for lane in lanes:
-        lane.seal()
-        lane.wake.set()
+        lane.hurry()
     if not last:
         return True
     waiting = asyncio.ensure_future(_all(last))
@@ -66,7 +65,7 @@ def _write(spool: Spool, envelope: Envelope, accounts: Accounts, *, fresh: bool)
         for event in envelope.parts():
             span.append(envelope.key, event)
     except SpoolError:
-        span.settled()
+        span.undo()
         raise
     accounts.memory_bytes -= envelope.memory_bytes
     envelope.moved_to(span)

@@ -15,6 +15,7 @@ import time as system_time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from enum import Enum
 
 import orjson
 
@@ -31,15 +32,19 @@ _EXTENSION = re.compile(r"[a-z0-9]{1,20}")
 _OWN = frozenset(("specversion", "id", "source", "type", "subject", "time", "data", "datacontenttype", "dataschema"))
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _INTEGERS = range(-(2**31), 2**31)
+_NAMED = "name this service, like //usage.example.com/api"
 _LATEST_S = 253_402_300_800
 """The year 10000."""
 
 
 def source_text(source: str) -> bytes:
-    """The source as JSON. Raises ConfigurationError where it is empty."""
+    """The source as JSON. Raises ConfigurationError where it is empty, or no valid text."""
     if not source:
-        raise ConfigurationError("the source is empty", hint="name this service, like //usage.example.com/api")
-    return orjson.dumps(source)
+        raise ConfigurationError("the source is empty", hint=_NAMED)
+    try:
+        return orjson.dumps(source)
+    except orjson.JSONEncodeError as error:
+        raise ConfigurationError(f"the source {source!r} is no valid text: {error}", hint=_NAMED) from None
 
 
 def middle(source: bytes, type: str, subject: str) -> bytes:
@@ -74,6 +79,8 @@ def _strange(data: object) -> bool:
     """Whether a float in there is no number."""
     if isinstance(data, float):
         return not math.isfinite(data)
+    if isinstance(data, Enum):
+        return _strange(data.value)
     if isinstance(data, Mapping):
         return any(map(_strange, data.values()))
     if dataclasses.is_dataclass(data):

@@ -19,6 +19,7 @@ from aiokafka.conn import create_conn
 from meterline_client.connection import SASL_USERNAME, keep_keys_out_of_logs, parse_eventhubs
 from meterline_client.entra import EntraTokens
 from meterline_client.errors import ConfigurationError, TransportError
+from meterline_client.packing import ENVELOPE_BYTES
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -30,6 +31,8 @@ KAFKA_PORT = 9093
 METADATA_MAX_AGE_MS = 180_000
 CONNECTIONS_MAX_IDLE_MS = 180_000
 REQUEST_TIMEOUT_MS = 60_000
+MAX_RECORD_BYTES = 1_000_000
+"""Event Hubs closes the connection on a larger request, and says nothing (apache-kafka-configurations.md)."""
 STOP_S = 2.0
 """How long aiokafka may take to end in order; it would wait as long as a request may take."""
 _PROBE_S = 10.0
@@ -56,8 +59,9 @@ class KafkaTransport:
     """Give `bootstrap` (a Kafka without authentication), or `connection_string` (Event Hubs, SASL_SSL), or `namespace`
     (`name.servicebus.windows.net`) and `credential` (Entra ID; one of azure-identity's asyncio ones, which stays the caller's).
 
-    ca_file: PEM of the authority that signed the broker's certificate, the system's otherwise. Every record is
-    acknowledged by all replicas (`acks=all`); aiokafka's own retries stay below ours, with the same bytes.
+    ca_file: PEM of the authority that signed the broker's certificate, the system's otherwise. max_record_bytes: an event in
+    a larger record fails at once; raise it where the broker takes more. Every record is acknowledged by all replicas
+    (`acks=all`); aiokafka's own retries stay below ours, with the same bytes.
     """
 
     def __init__(
@@ -71,11 +75,13 @@ class KafkaTransport:
         ca_file: str | None = None,
         client_id: str = "meterline-client",
         request_timeout_ms: int = REQUEST_TIMEOUT_MS,
+        max_record_bytes: int = MAX_RECORD_BYTES,
     ) -> None:
         self.topic = topic
         self._options = _options(bootstrap, connection_string, namespace, credential, ca_file)
         self._options["client_id"] = client_id
         self._options["request_timeout_ms"] = request_timeout_ms
+        self._max_record_bytes = max_record_bytes
         self._answer_s = 2 * request_timeout_ms / 1000
         self._producer: AIOKafkaProducer | None = None
         self._opening = asyncio.Lock()
@@ -88,6 +94,7 @@ class KafkaTransport:
         producer = AIOKafkaProducer(
             **self._options,
             acks="all",
+            max_request_size=self._max_record_bytes,
             metadata_max_age_ms=METADATA_MAX_AGE_MS,
             connections_max_idle_ms=CONNECTIONS_MAX_IDLE_MS,
         )
@@ -102,6 +109,9 @@ class KafkaTransport:
             await producer.stop()
             cause = await self._cause() if isinstance(error, errors.KafkaConnectionError) else error
             raise self._explained(cause or error) from error
+        except BaseException:
+            await producer.stop()
+            raise
         partitions = cluster.partitions_for_topic(self.topic)
         if not partitions:
             await producer.stop()
@@ -123,7 +133,7 @@ class KafkaTransport:
             if isinstance(error, TimeoutError) or producer._sender.sender_task.done():
                 # aiokafka itself answers within a request's time. It does not, or its sender has ended: only a new one helps.
                 await self._abandon(producer)
-            raise self._explained(error) from error
+            raise self._explained(error, len(value)) from error
         except AssertionError as error:
             # aiokafka's "Unrecognized partition": the metadata of a topic that was made anew
             raise TransportError(
@@ -179,7 +189,7 @@ class KafkaTransport:
         sender.cancel()
         await asyncio.wait({sender}, timeout=STOP_S)
 
-    def _explained(self, error: BaseException) -> ConfigurationError | TransportError:
+    def _explained(self, error: BaseException, size: int = 0) -> ConfigurationError | TransportError:
         where = f"{self.topic} at {self._options['bootstrap_servers']}"
         if isinstance(error, _CONFIGURATION) and self._producer is None:
             return ConfigurationError(
@@ -192,12 +202,20 @@ class KafkaTransport:
         return TransportError(
             f"{where}: {type(error).__name__}{detail}",
             retryable=not isinstance(error, _FINAL),
-            hint="an event larger than the broker takes has to be split by its sender"
-            if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordTooLargeError)
-            else "the broker throttles: raise its throughput units; events wait, and are tried again"
-            if isinstance(error, errors.PolicyViolationError)
-            else "is the broker running, the address right, the network open, the key valid?",
+            hint=_advice(error, size),
         )
+
+
+def _advice(error: BaseException, size: int) -> str:
+    if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordTooLargeError):
+        return "an event larger than the broker takes has to be split by its sender"
+    if isinstance(error, errors.PolicyViolationError) and size > ENVELOPE_BYTES:
+        return (
+            f"the broker throttles, or takes no record of {size} bytes; then set max_record_bytes, and it fails at once"
+        )
+    if isinstance(error, errors.PolicyViolationError):
+        return "the broker throttles: raise its throughput units; events wait, and are tried again"
+    return "is the broker running, the address right, the network open, the key valid?"
 
 
 def _options(

@@ -91,9 +91,11 @@ class Lane:
         envelope.due = True
         self.wake.set()
 
-    def seal(self) -> None:
-        """What is accepted from now on goes into a new envelope; the one before need not wait for more."""
-        self._open = None
+    def hurry(self) -> None:
+        """What is open leaves as soon as the road is free. Until then it takes more: a flush after each event costs no room."""
+        if self._open is not None:
+            self._open.due = True
+        self.wake.set()
 
     def take(self) -> Envelope:
         """The first envelope, for the road."""

@@ -60,7 +60,10 @@ MAX_BYTES = 64 * 1024 * 1024
 LINGER_S = 0.05
 CLOSE_S = 30.0
 FSYNC_S = 1.0
-_ROUTES = 65_536
+_ROUTES_BYTES = 16 * 1024 * 1024
+"""What is remembered of subjects takes so much at the most; then it is begun anew."""
+_ROUTE_BYTES = 400
+"""What remembering one takes besides its text (64-bit CPython)."""
 _REST_EVERY = 256
 """So many events are sent at most before the lanes have their turn: a loop of sends that need not wait never yields."""
 _RUN = re.compile(r"[A-Za-z0-9]{8,64}")
@@ -125,11 +128,13 @@ class Producer:
         self._unsynced: SpoolError | None = None
         self._lanes: list[Lane] = []
         self._routes: dict[tuple[str, str], _Route] = {}
+        self._routes_bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._turns = Turns(self._clock)
         self._since_rest = 0
         self._accounts = Accounts(on_failure)
         self._open = False
+        self._ended: asyncio.Event | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -169,7 +174,7 @@ class Producer:
         """Read the spool, connect, begin to send. Raises ConfigurationError, SpoolError, TransportError."""
         assert not self._open and not self._lanes, "a producer starts once"
         self.run = self.run or secrets.token_hex(8)
-        left = await asyncio.to_thread(self._spool.open, self.run) if self._spool else []
+        left = await _opened(self._spool, self.run) if self._spool else []
         try:
             partitions = self._told_partitions or await self._delivery.connect(None)
             lanes = [Lane(partition, self.run) for partition in range(partitions)]
@@ -287,15 +292,20 @@ class Producer:
         Raises DeliveryFailed if any event has failed since the last flush.
         """
         if not self._open:
+            if self._ended is not None:
+                await self._ended.wait()  # somebody else is closing it
             return
-        self._open = False
+        self._open, self._ended = False, asyncio.Event()
         _OPEN.discard(self)
         self._turns.freed()
         try:
             if not await until_settled(self._lanes, self._clock, timeout_s):
                 log.warning("%d events were not acknowledged within %g s", self._accounts.pending, timeout_s)
         finally:
-            await self._end()
+            try:
+                await self._end()
+            finally:
+                self._ended.set()
         self._accounts.failures.report()
 
     # --- accepting -----------------------------------------------------------------------------------------------------
@@ -304,8 +314,11 @@ class Producer:
         between = middle(self._source, type, subject)
         key = subject.encode()
         route = _Route(self._lanes[partition_for(key, len(self._lanes))], key, between)
-        if len(self._routes) >= _ROUTES:
+        size = _ROUTE_BYTES + len(between) + 2 * len(key)
+        self._routes_bytes += size
+        if self._routes_bytes > _ROUTES_BYTES:
             self._routes.clear()
+            self._routes_bytes = size
         self._routes[type, subject] = route
         return route
 
@@ -317,8 +330,11 @@ class Producer:
             accounts.memory_bytes += size
         elif spool is not None and spool.has_room(size):
             placed = lane.store(spool, key, event)
-        elif size > self._max_bytes and (spool is None or not spool.could_have_room(size)):
-            raise EventRefused(f"an event of {len(event)} bytes is larger than all of max_bytes and max_spool_bytes")
+        elif (self._durable or size > self._max_bytes) and (spool is None or not spool.could_have_room(size)):
+            raise EventRefused(
+                f"an event of {len(event)} bytes is larger than all the room there is",
+                hint="raise max_spool_bytes" if self._spool else "raise max_bytes, or set a spool_dir",
+            )
         else:
             raise SpoolFull(
                 f"no room: {accounts.memory_bytes} bytes of events wait in memory, {self.spool_bytes} on disk",
@@ -389,11 +405,24 @@ def _after_fork() -> None:
     """A child has neither the connections nor ids of its own: what it sent would be taken for its parent's."""
     for producer in list(_OPEN):
         producer._open = False
+        if producer._spool:
+            producer._spool.disown()
     _OPEN.clear()
 
 
 if hasattr(os, "register_at_fork"):  # POSIX
     os.register_at_fork(after_in_child=_after_fork)
+
+
+async def _opened(spool: Spool, run: str) -> list[Envelope]:
+    """What `spool.open` gives. Who is cancelled meanwhile has given the directory free when it raises."""
+    opening = asyncio.ensure_future(asyncio.to_thread(spool.open, run))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(lambda done: spool.close() if done.exception() is None else None)
+        await asyncio.wait({opening})
+        raise
 
 
 async def _completed(work: Awaitable[object]) -> None:

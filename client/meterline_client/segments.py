@@ -4,7 +4,8 @@
     u16 length of the subject, the subject (UTF-8), the event (JSON)
 
 A file is only appended to, and removed when nothing in it is needed any more. What a crash left half written at its end
-is recognised by length and checksum, and cut off when it is opened again.
+is recognised by length and checksum, and cut off when it is opened again. Damage with whole events behind it is no crash's:
+they are read all the same, and the damaged bytes are kept beside the spool.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ class Segment:
         return [stored.event for stored in found]
 
     def recover(self) -> list[Stored]:
-        """Every whole event of a file from before; what is torn behind them is cut off, with a warning.
+        """Every whole event of a file from before; what is torn behind the last is cut off, with a warning.
 
+        Damaged bytes between whole events are passed over, and said in the log.
         Raises SpoolError for a file that is no segment, and OSError.
         """
         data = self.path.read_bytes()
@@ -97,8 +99,16 @@ class Segment:
             if not MAGIC.startswith(data):
                 raise SpoolError(f"{self.path} is no file of a spool", hint="move it away, or name another spool_dir")
             data = b""  # the crash came before the first event
-        found = [*_events(data, len(MAGIC))]
-        good = found[-1].end if found else min(len(data), len(MAGIC))
+        found: list[Stored] = []
+        good = at = min(len(data), len(MAGIC))
+        while at < len(data):
+            whole = [*_events(data, at)]
+            if whole:
+                if at > good:
+                    self._set_aside(data, good, at)
+                found += whole
+                good = whole[-1].end
+            at = _next_whole(data, whole[-1].end if whole else at)
         if good < len(data):
             log.warning(
                 "%s: its last %d bytes are not a whole event (a crash while writing), and are cut off; "
@@ -109,6 +119,27 @@ class Segment:
         self.size = good
         self.full = True
         return found
+
+    def _set_aside(self, data: bytes, start: int, end: int) -> None:
+        """Bytes that are no event, for somebody to look at: what they were is not known any more."""
+        kept = self.path.parent.parent / f"damaged-{self.path.parent.name}-{self.path.stem}-{start}"
+        log.error(
+            "%s is damaged from byte %d to %d: what was accepted there is lost, since the disk did not keep it; "
+            "the events behind it will be sent, and the bytes are kept in %s",
+            self.path, start, end, kept,
+        )  # fmt: skip
+        try:
+            kept.write_bytes(data[start:end])
+        except OSError as error:
+            log.error("%s cannot be written: %s", kept, error.strerror)
+
+    def cut(self, size: int) -> None:
+        """Take back what was written behind `size`. Raises OSError; the file takes no more then, and its end stays."""
+        assert self._descriptor is not None
+        self.full = True
+        os.ftruncate(self._descriptor, size)
+        self.size = size
+        self.full = False
 
     def remove(self) -> None:
         """Nothing in it is needed: away with it."""
@@ -147,6 +178,21 @@ def _events(data: bytes, at: int) -> Iterator[Stored]:
             return
         yield Stored(at, end, data[start + _KEY.size : middle], data[middle:end])
         at = end
+
+
+def _next_whole(data: bytes, at: int) -> int:
+    """Where the next whole event begins behind `at`; the end of the data where there is none."""
+    if at + _FRAME.size <= len(data):
+        at_next: int = (
+            at + _FRAME.size + _FRAME.unpack_from(data, at)[0]
+        )  # its length may be right, and its content wrong
+        if at_next < len(data) and _whole(data, at_next):
+            return at_next
+    return next((place for place in range(at + 1, len(data)) if _whole(data, place)), len(data))
+
+
+def _whole(data: bytes, at: int) -> bool:
+    return next(_events(data, at), None) is not None
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -6,13 +6,15 @@
 
 An event is the kernel's before `append` returns, so it survives the end of the process, `kill -9` too. `sync` brings it
 to the disk, which the producer does every `fsync_s`: a machine that loses its power loses at most so much of the spool.
-What was acknowledged just before a crash may be sent again, with the same ids to the same partition.
+A file is removed when all of it is acknowledged: after a crash what is acknowledged of an unfinished one (SEGMENT_BYTES a
+lane at the most) is sent again, with the same ids to the same partition.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 
 from meterline_client.errors import ConfigurationError, SpoolError
@@ -26,6 +28,9 @@ except ImportError:  # not POSIX
 
 log = logging.getLogger("meterline.client")
 
+LOST_FOUND = "lost+found"
+"""What a file system keeps at its root."""
+_LANE = re.compile(r"lane-(\d+)-\d+\.events")
 SEGMENT_BYTES = 4 * 1024 * 1024
 """A file takes no new envelope beyond this."""
 
@@ -62,6 +67,17 @@ class DiskSpan:
         """The events, in order. Raises SpoolError."""
         return self._segment.read(self._start, self._length)
 
+    def undo(self) -> None:
+        """Not all of them could be written: none of them is here, and no other producer will send them."""
+        written = self._segment.size - self._start
+        try:
+            self._segment.cut(self._start)
+        except OSError as error:
+            log.error("%s: cannot be cut back: %s; what is in it may be sent", self._segment.path, error.strerror)
+        else:
+            self._spool.wrote(self._segment, -written)
+        self.settled()
+
     def settled(self) -> None:
         """They are no longer needed; a segment in which nothing is needed is removed."""
         self._segment.waiting -= 1
@@ -85,6 +101,7 @@ class Spool:
         self._number = 1
         self._current: dict[int, Segment] = {}
         self._dirty: set[Segment] = set()
+        self._new_home = False
         self.bytes = 0
 
     def open(self, run: str) -> list[Envelope]:
@@ -96,10 +113,12 @@ class Spool:
         self._run = run
         self.bytes = 0
         try:
-            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not self._root.is_dir():
+                self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+                sync([os.open(self._root.parent, os.O_RDONLY)])
             self._take_lock()
             self._check_topic()
-            runs = sorted(path for path in self._root.iterdir() if path.is_dir())
+            runs = sorted(path for path in self._root.iterdir() if path.is_dir() and path.name != LOST_FOUND)
             for earlier in runs:
                 number, _, rest = earlier.name.partition("-")
                 if not number.isdecimal() or not rest:
@@ -157,6 +176,9 @@ class Spool:
         found = [segment.another_descriptor() for segment in self._dirty]
         if found and self._home is not None:
             found.append(os.open(self._home, os.O_RDONLY))
+            if self._new_home:
+                found.append(os.open(self._root, os.O_RDONLY))
+                self._new_home = False
         self._dirty.clear()
         return found
 
@@ -173,7 +195,14 @@ class Spool:
             self._home.rmdir()
         self._home = None
         if self._lock is not None:
-            os.close(self._lock)  # the lock ends with it
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing does not, where a forked child has it, too
+            self.disown()
+
+    def disown(self) -> None:
+        """For a forked child: the lock is its parent's alone, and ends with that."""
+        if self._lock is not None:
+            os.close(self._lock)
             self._lock = None
 
     def _take_lock(self) -> None:
@@ -189,9 +218,12 @@ class Spool:
 
     def _check_topic(self) -> None:
         file = self._root / "topic"
-        if not file.exists():
-            file.write_text(self._topic + "\n")
-        found = file.read_text().strip()
+        found = file.read_text().strip() if file.exists() else ""
+        if not found:  # new, or a full disk took only the name of the file
+            aside = self._root / "topic.new"
+            aside.write_text(self._topic + "\n")
+            aside.replace(file)
+            found = self._topic
         if found != self._topic:
             raise ConfigurationError(
                 f"{self._root} holds events for topic {found!r}, not for {self._topic!r}",
@@ -201,11 +233,13 @@ class Spool:
     def _recovered(self, run: Path) -> list[Envelope]:
         envelopes: list[Envelope] = []
         for path in sorted(run.iterdir()):
-            kind, partition, _ = path.name.split("-")
-            if kind != "lane" or path.suffix != ".events":
+            if path.name.startswith(".nfs"):  # removed, while somebody had it open
+                continue
+            lane = _LANE.fullmatch(path.name)
+            if lane is None:
                 raise SpoolError(f"{path} is no file of a spool", hint="move it away, or name another spool_dir")
             segment = Segment(path)
-            envelopes += self._packed(segment, int(partition))
+            envelopes += self._packed(segment, int(lane[1]))
             if segment.waiting:
                 self.bytes += segment.size
             else:
@@ -219,7 +253,7 @@ class Spool:
         starts: list[int] = []
         ends: list[int] = []
         for start, end, key, event in segment.recover():
-            if not envelopes or not envelopes[-1].fits(event):
+            if not envelopes or not envelopes[-1].fits(event) or start != ends[-1]:  # behind damaged bytes
                 envelopes.append(Envelope(partition, key))
                 starts.append(start)
                 ends.append(end)
@@ -232,8 +266,9 @@ class Spool:
     def _created(self, partition: int, position: int) -> Segment:
         try:
             if self._home is None:
-                self._home = self._root / f"{self._number:08d}-{self._run}"
-                self._home.mkdir(mode=0o700)
+                home = self._root / f"{self._number:08d}-{self._run}"
+                home.mkdir(mode=0o700)
+                self._home, self._new_home = home, True
             segment = Segment.create(self._home / f"lane-{partition:05d}-{position:020d}.events")
         except OSError as error:
             raise SpoolError(f"{error.filename or self._root} cannot be written: {error.strerror}") from error

@@ -116,6 +116,13 @@ class Recorder:
         return [event for partition in sorted(self.records) for event in self.events(partition)]
 
 
+class Unreachable(Recorder):
+    """Nobody is there."""
+
+    async def open(self) -> int:
+        raise TransportError("nobody listens", retryable=True)
+
+
 def counters(events: list[dict[str, Any]]) -> list[int]:
     """The last part of their ids."""
     return [int(event["id"].rsplit("-", 1)[1]) for event in events]

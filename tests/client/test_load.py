@@ -79,9 +79,10 @@ async def test_a_wrong_setting_is_said_in_two_lines() -> None:
     ]
 
 
-async def test_what_was_refused_is_said_without_empty_advice() -> None:
+async def test_what_was_refused_is_said_with_what_to_do() -> None:
     code, _, err = await loaded("--nowhere", "1", "--events", "1", "--max-bytes", "10")
-    assert code == 1 and err.startswith("error: an event of ") and "to do" not in err
+    assert code == 1 and err.startswith("error: an event of ")
+    assert err.splitlines()[1:] == ["to do: raise max_bytes, or set a spool_dir"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from meterline_client import DeliveryFailed, Failure, Ledger, Producer, Receipt, TransportError
-from tests.client.doubles import PAD, SOURCE, TYPE, ManualClock, Recorder, counters, settled
+from tests.client.doubles import PAD, SOURCE, TYPE, ManualClock, Recorder, Unreachable, counters, settled
 
 
 async def test_awaiting_an_event_tells_where_it_is() -> None:
@@ -164,20 +164,26 @@ async def test_an_envelope_is_given_up_after_the_delivery_timeout_and_says_so() 
         await producer.close()
 
 
-async def test_a_defect_of_the_transport_fails_the_events_and_hangs_nobody() -> None:
-    recorder = Recorder(1)
+async def test_a_defect_of_the_transport_gives_up_nothing_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """What nobody expected may be over at the next attempt; an event, and what is on disk of it, would be gone for ever."""
+    recorder, clock = Recorder(1), ManualClock()
+    send = recorder.send
 
     async def defect(partition: int, key: bytes, value: bytes) -> int | None:
         raise ZeroDivisionError("a defect")
 
     recorder.send = defect  # type: ignore[method-assign]
-    producer = Producer(recorder, SOURCE)
+    producer = Producer(recorder, SOURCE, clock=clock)
     await producer.start()
     sent = await producer.send(TYPE, "a", 1)
-    with pytest.raises(DeliveryFailed, match="ZeroDivisionError: a defect"):
-        await producer.flush()
-    with pytest.raises(DeliveryFailed):
-        await sent
+    await clock.pass_s(1)
+    await clock.pass_s(1)
+    assert "ZeroDivisionError: a defect -> a defect of the transport: report it" in str(producer.trouble)
+    assert "Traceback" in caplog.text
+    recorder.send = send  # type: ignore[method-assign]
+    await clock.pass_s(10)
+    assert await sent == Receipt(0, 0, 0)
+    assert producer.trouble is None
     await producer.close()
 
 
@@ -194,3 +200,48 @@ async def test_a_callback_that_raises_stops_nothing(caplog: pytest.LogCaptureFix
     with pytest.raises(DeliveryFailed):
         await producer.close()
     assert "in the callback" in caplog.text
+
+
+async def test_the_delivery_timeout_counts_while_there_is_no_connection_yet() -> None:
+    clock = ManualClock()
+    producer = Producer(Unreachable(), SOURCE, linger_s=0.0, delivery_timeout_s=30, partitions=1, clock=clock)
+    await producer.start()
+    sent = producer.try_send(TYPE, "a", 1)
+    await clock.pass_s(0.01)
+    for _ in range(2):
+        await clock.pass_s(14)
+    assert not sent.done
+    await clock.pass_s(14)
+    with pytest.raises(DeliveryFailed, match="nobody listens"):
+        await sent
+    with pytest.raises(DeliveryFailed):
+        await producer.close()
+
+
+async def test_the_delivery_timeout_ends_an_attempt_that_gets_no_answer() -> None:
+    recorder, clock, ends = Recorder(1), ManualClock(), []
+    send = recorder.send
+
+    async def unanswered(partition: int, key: bytes, value: bytes) -> int | None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            ends.append(len(recorder.attempts))
+            raise
+        return None
+
+    recorder.send = unanswered  # type: ignore[method-assign]
+    producer = Producer(recorder, SOURCE, linger_s=0.0, delivery_timeout_s=30, clock=clock)
+    await producer.start()
+    sent = producer.try_send(TYPE, "a", 1)
+    await clock.pass_s(0.01)
+    after = producer.try_send(TYPE, "a", 2)
+    recorder.send = send  # type: ignore[method-assign]
+    await clock.pass_s(30)
+    with pytest.raises(DeliveryFailed, match="partition 0: no answer within 30 s"):
+        await sent
+    await clock.pass_s(1)
+    assert (await after).offset == 0
+    assert ends == [0], "it is over before the next one of its lane leaves"
+    with pytest.raises(DeliveryFailed):
+        await producer.close()

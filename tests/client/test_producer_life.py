@@ -173,3 +173,24 @@ async def test_after_close_nothing_is_accepted_and_who_waits_is_told() -> None:
     with pytest.raises(Closed):
         await producer.send(TYPE, "a", 1)
     await producer.close()
+
+
+async def test_who_closes_it_besides_waits_until_it_is_closed() -> None:
+    """A signal handler closes it, and so does the end of `async with`: the loop must not end before the first is through."""
+    recorder, clock = Recorder(1), ManualClock()
+    recorder.away = True
+    producer = Producer(recorder, SOURCE, clock=clock)
+    await producer.start()
+    sent = await producer.send(TYPE, "a", 1)
+    first, second = asyncio.create_task(producer.close()), asyncio.create_task(producer.close())
+    await clock.pass_s(1)
+    assert not first.done() and not second.done()
+    recorder.away = False
+    await clock.pass_s(10)
+    assert first.done() and second.done() and (await sent).offset == 0
+    await producer.close()
+
+
+def test_a_source_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="is no valid text"):
+        Producer(Recorder(1), "//half\ud800")

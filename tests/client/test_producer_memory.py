@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -135,3 +136,43 @@ async def test_an_event_larger_than_all_memory_is_refused_and_does_not_wait_for_
     async with Producer(Recorder(), SOURCE, max_bytes=1000) as producer:
         with pytest.raises(EventRefused, match="larger than all"):
             await producer.send(TYPE, "a", "x" * 1000)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_flush_after_each_event_costs_neither_memory_nor_envelopes(tmp_path: Path, durable: bool) -> None:
+    """What is open is not closed by it while another envelope is on the road: a thousand requests that flush share a few."""
+    recorder, clock = Recorder(1), ManualClock()
+    recorder.away = True
+    producer = Producer(recorder, SOURCE, spool_dir=tmp_path if durable else None, durable=durable, clock=clock)
+    await producer.start()
+    for number in range(1000):
+        await producer.send(TYPE, "a", number)
+        flushing = asyncio.create_task(producer.flush(timeout_s=0.001))
+        await clock.pass_s(0.001)
+        with pytest.raises(TimeoutError):
+            await flushing
+    recorder.away = False
+    await clock.pass_s(10)
+    await producer.flush()
+    assert counters(recorder.events(0)) == [*range(1, 1001)]
+    assert len(recorder.records[0]) < 10
+    await producer.close()
+
+
+async def test_what_is_remembered_of_subjects_is_bounded() -> None:
+    async with Producer(Recorder(1), SOURCE, clock=ManualClock()) as producer:
+        tracemalloc.start()
+        try:
+            for number in range(30_000):
+                producer.try_send(TYPE, f"{number:0500d}", 0)
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert taken - producer.memory_bytes < 20_000_000
+
+
+async def test_a_durable_event_larger_than_the_spool_is_refused_and_holds_nobody_up(tmp_path: Path) -> None:
+    async with Producer(Recorder(1), SOURCE, spool_dir=tmp_path, max_spool_bytes=10_000, durable=True) as producer:
+        with pytest.raises(EventRefused, match="larger than all the room there is -> raise max_spool_bytes"):
+            await producer.send(TYPE, "a", "x" * 20_000)
+        await (await producer.send(TYPE, "a", 1))
