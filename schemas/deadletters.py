@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from schemas.times import format_rfc3339
+from schemas.compact import compact
+from schemas.times import LAST_WRITTEN_MS, format_rfc3339
 
 RECORD_MAX = 64_000
 """Bytes of one record, as of every packed one: Event Hubs bills and meters by 64 KB (azure-docs: Event Hubs FAQ)."""
@@ -25,7 +26,8 @@ _PART_FIELDS = 64
 class DeadLetter:
     """One event that met the fate `reason`: `malformed`, `invalid`, `future` or `too_late`.
 
-    detail: what was found and what was expected. recorded_ms: the record's own timestamp (append time), ms UTC.
+    detail: what was found and what was expected. recorded_ms: the record's own timestamp (append time), ms UTC; where a
+    producer could set it, it may be any number, and is described as the nearest from 1970 to 9999.
     index: place in the envelope, 0 for a single event. original: the bytes of this event, or of the undecodable record.
     headers: the record's, since in binary mode they are half of the event; as much of them as fits into 8 KB.
     """
@@ -57,7 +59,7 @@ class DeadLetter:
             "partition": self.partition,
             "offset": self.offset,
             "index": self.index,
-            "time": format_rfc3339(self.recorded_ms),
+            "time": format_rfc3339(min(max(self.recorded_ms, 0), LAST_WRITTEN_MS)),
             "event_id": _short(self.event_id),
             "event_source": _short(self.event_source),
             "event_type": _short(self.event_type),
@@ -70,7 +72,7 @@ class DeadLetter:
         parts = max(1, -(-len(self.original) // part_max))
         for part in range(parts):
             piece = self.original[part * part_max : (part + 1) * part_max]
-            yield orjson.dumps(
+            yield compact(
                 {
                     **described,
                     "part": part + 1,

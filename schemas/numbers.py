@@ -87,11 +87,21 @@ def format_quantity(value: Decimal) -> str:
 
 
 def canonical_number(value: int | Decimal) -> str:
-    """One exact text per number of any size: plain up to 512 places, else with an exponent; `1e999999` stays short."""
+    """One exact text per number of any size: plain up to 512 places, else with an exponent; `1e999999` stays short.
+
+    Raises DataError for one of more than 10,000 digits that would need an exponent.
+    """
     if type(value) is int:
         return str(value)
     assert isinstance(value, Decimal)
-    return format_quantity(value) if abs(value.adjusted()) <= 512 else str(value.normalize(_EXACT))
+    if abs(value.adjusted()) <= 512:
+        return format_quantity(value)
+    try:
+        return str(value.normalize(_EXACT))
+    except Inexact:
+        raise DataError(
+            "invalid", f"found {describe(value)}, expected a number of at most {_EXACT.prec} digits"
+        ) from None
 
 
 def describe(value: object) -> str:

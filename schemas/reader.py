@@ -186,9 +186,13 @@ def time_of(text: str | None) -> int:
     if not 0 <= time_ms <= LAST_MS:  # `0001-01-01T00:00:00Z` is what an unset .NET DateTime looks like
         raise DataError("invalid", f"time: found {text[:64]!r}, expected one between the years 1970 and 9999 in UTC")
     if text[17:19] != "60":
-        if len(_MOMENTS) >= _KEPT:
-            _MOMENTS.clear()
-        _MOMENTS[text[:19]] = parse_rfc3339(f"{text[:19]}Z")
+        second_ms = parse_rfc3339(f"{text[:19]}Z")
+        if (
+            0 <= second_ms <= LAST_MS - 999
+        ):  # in UTC, all of it: with another zone it may have been one, and is none here
+            if len(_MOMENTS) >= _KEPT:
+                _MOMENTS.clear()
+            _MOMENTS[text[:19]] = second_ms
     return time_ms
 
 

@@ -29,6 +29,9 @@ MOST = 16
 """Shapes that are remembered."""
 TRIES = 2
 """Events of a batch from which a shape is learned, at most; to look at one takes as long as to decode hundreds."""
+VALUES_MOST = 128
+"""Values of one shape: each of its events takes room for as many places, in a whole slice."""
+_QUOTES_MOST = 8 * VALUES_MOST
 
 _ATTRIBUTES = ("id", "source", "type", "subject", "time")
 _FILLED = ("id", "source", "type", "subject")
@@ -72,9 +75,13 @@ class Shape:
         """The shape of an event; None where it is none, or has something that no shape is made of.
 
         That is: an attribute that is missing or no text, data in base64 or that is no object, a number with an exponent,
-        two numbers without a text between them.
+        two numbers without a text between them, more than VALUES_MOST values.
         """
-        if b"\\" in event or any(type(found) is not RawEvent for found in decode(event)):
+        if (
+            event.count(b'"') > _QUOTES_MOST
+            or b"\\" in event
+            or any(type(found) is not RawEvent for found in decode(event))
+        ):
             return None
         try:
             if repeated_key(event) is not None:
@@ -86,9 +93,11 @@ class Shape:
             document = _filled(msgspec.json.decode(marked), values)
         except _FAILURES:
             return None
-        if document.get("specversion") != "1.0" or "data_base64" in document:
+        if type(document) is not dict or document.get("specversion") != "1.0" or "data_base64" in document:
             return None
         if any(type(document.get(name)) is not Value or document[name].number for name in _ATTRIBUTES):
+            return None
+        if len(values) > VALUES_MOST:
             return None
         return cls(constants, values, document) if type(document.get("data", {})) is dict else None
 

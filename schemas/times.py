@@ -36,6 +36,10 @@ def parse_rfc3339(text: str) -> int:
     return ms
 
 
+LAST_WRITTEN_MS = 253_402_300_799_999
+"""The last moment of the year 9999."""
+
+
 def format_rfc3339(ms: int) -> str:
     """RFC 3339 in UTC; milliseconds only where there are some: `2026-01-31T12:00:00Z`, `2026-01-31T12:00:00.250Z`."""
     seconds, rest = divmod(ms, 1000)

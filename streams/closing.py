@@ -20,8 +20,8 @@ from decimal import Context, Decimal, Inexact, InvalidOperation
 
 import msgspec
 import numpy as np
-import orjson
 
+from schemas.compact import compact
 from schemas.definitions import Definitions, Meter
 from schemas.errors import PartitionStopped
 from schemas.numbers import format_quantity
@@ -239,7 +239,7 @@ class Closing:
         body = self._document(key, window, window.revision + 1, current, delta, reason, watermark_ms)
         table.say(slot, watermark_ms, *events_and_digest(window.shares), current, delta, reason)
         table.counters.revisions += 1
-        revision = Revision(str(body["id"]), window.revision + 1, key.subject, orjson.dumps(body))
+        revision = Revision(str(body["id"]), window.revision + 1, key.subject, compact(body))
         table.outbox.put(revision, table.counters.revisions)
         table.counters.windows_closed += window.revision == 0
         self.revised.append(body)

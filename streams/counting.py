@@ -22,7 +22,7 @@ from schemas.events import TICK_TYPE, Malformed, RawEvent, decode, is_binary
 from schemas.ids import Ids, Words, ids_of
 from schemas.partials import NEVER
 from schemas.plain import decode_plain
-from schemas.reader import Measured, Reader
+from schemas.reader import LAST_MS, Measured, Reader
 from schemas.records import PackedRecords, Record
 from schemas.shapes import Matched, Shape, Shapes
 from schemas.times import parse_rfc3339
@@ -318,7 +318,7 @@ class Counting:
             order = np.lexsort((place, record))
             record, place = record[order], place[order]
             kinds, where, times_ms = kinds[order], where[order], times_ms[order]
-        recorded_ms = found.records.timestamp_column[record]
+        recorded_ms = np.clip(found.records.timestamp_column[record], NEVER, LAST_MS)  # whatever a producer put there
         is_tick = kinds == _TICK
         future = ~is_tick & (times_ms > recorded_ms + self._stream.future_tolerance_ms)
         raised = np.where(is_tick, times_ms, np.minimum(times_ms, recorded_ms))

@@ -13,6 +13,7 @@ checkpoint
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas import partials as wire
@@ -27,6 +28,9 @@ from streams.counting import Counting
 from tables.durable import Durable
 from tables.effects import Procedure, Produce
 from tables.metering import MeteringTable, OpenPartial
+
+LETTERS_AT_ONCE = 4096
+"""Dead letters in one Produce at the most: a megabyte of envelopes may hold half a million that are no events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,11 @@ class Metering:
         everywhere: watermarks also to targets that got no partials in this emit, where theirs has moved.
         """
         letters, self.dead_letters = self.dead_letters, []
-        records = [
-            Out(self._topics.dead_letters, 0, letter.key.encode(), value)
-            for letter in letters
-            for value in letter.records()
-        ]
+        sent = 0
+        while len(letters) - sent > LETTERS_AT_ONCE:
+            yield Produce(self._dead(letters[sent : sent + LETTERS_AT_ONCE]))
+            sent += LETTERS_AT_ONCE
+        records = self._dead(letters[sent:])
         changed, key = self.table.take_changed(), b"%d" % self._partition
         targets = self.table.target[changed.slots]
         in_rows = self.table.fit_rows(changed.slots)
@@ -121,6 +125,13 @@ class Metering:
             yield Produce([Out(self._topics.partials, t, key, wire.encode(m)) for t, m in marks])
             for target, mark in marks:
                 self._sent[target] = mark
+
+    def _dead(self, letters: Sequence[DeadLetter]) -> list[Out]:
+        return [
+            Out(self._topics.dead_letters, 0, letter.key.encode(), value)
+            for letter in letters
+            for value in letter.records()
+        ]
 
     def checkpoint(self, *, snapshot_due: bool = False) -> Procedure[bool]:
         """Emits, then makes the state durable. True if a checkpoint was written."""

@@ -21,7 +21,7 @@ from streams.closing import Closing
 from streams.counting import SLICE_BYTES, SLICE_RECORDS
 from streams.driver import drive
 from streams.ending import end
-from streams.metering import Metering
+from streams.metering import LETTERS_AT_ONCE, Metering
 from streams.restoring import Restoring
 from tables.durable import Durable
 from tables.effects import Effect, Procedure, Produce
@@ -250,7 +250,10 @@ class PartitionTask(ABC):
             last = number == len(parts)
             self._step(Batch(self.position, batch.end if last else part.offsets[-1] + 1, part))
             if not last:
-                await asyncio.sleep(0)
+                await self._between_parts()
+
+    async def _between_parts(self) -> None:
+        await asyncio.sleep(0)  # the others' turn
 
     async def _drive(self, procedure: Procedure[T]) -> T:
         try:
@@ -353,7 +356,8 @@ class MeteringTask(PartitionTask):
 
     async def work(self, now_s: float) -> None:
         """Emits, checkpoints, ticks."""
-        if now_s >= self._next_emit_s + (0.0 if self._inbox.empty() else self._pace.behind_s):
+        behind_s = 0.0 if self._inbox.empty() else self._pace.behind_s
+        if now_s >= self._next_emit_s + behind_s or len(self.metering.dead_letters) > LETTERS_AT_ONCE:
             everywhere = now_s >= self._next_everywhere_s
             await self._drive(self.metering.emit(everywhere=everywhere))
             self._next_emit_s = now_s + self._pace.emit_s
@@ -363,6 +367,11 @@ class MeteringTask(PartitionTask):
         if now_s >= self._next_tick_s:
             self._next_tick_s = now_s + self._pace.tick_s
             await self._tick()
+
+    async def _between_parts(self) -> None:
+        if len(self.metering.dead_letters) > LETTERS_AT_ONCE:  # they take room until they are sent
+            await self._drive(self.metering.emit(everywhere=False))
+        await super()._between_parts()
 
     async def _tick(self) -> None:
         """Appends a tick if one is due. One is outstanding at most: the next waits until it was read back."""

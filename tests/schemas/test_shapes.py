@@ -16,7 +16,7 @@ from schemas.definitions import Definitions, Meter
 from schemas.errors import DataError
 from schemas.events import RawEvent, decode
 from schemas.reader import Measured, Measurement, Reader
-from schemas.shapes import MOST, Shape, Shapes
+from schemas.shapes import MOST, VALUES_MOST, Shape, Shapes
 from schemas.texts import Texts
 from schemas.written import Scaled
 from tests.schemas.samples import a_meter, event_bytes
@@ -216,6 +216,10 @@ def test_an_extension_costs_nothing() -> None:
         event_bytes(data=orjson.Fragment(b'{"tokens":1e3}')),
         event_bytes(data=orjson.Fragment(b'{"list":[1,2]}')),
         event_bytes(specversion="0.3"),
+        event_bytes(data={"list": ["x"] * VALUES_MOST}),
+        event_bytes(data={f"key-{number}": number for number in range(VALUES_MOST)}),
+        b" [" + PLAIN + b"]",
+        b"[[" + PLAIN + b"]]",
         PLAIN[:-1],
         b"",
     ],

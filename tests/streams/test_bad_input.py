@@ -10,6 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from streams.metering import LETTERS_AT_ONCE
+from tables.effects import Produce
 from tests.usage import MINUTE, NOON, definitions, meter, usage
 from tests.world import DEAD, USAGE, MeteringProcess, World
 
@@ -193,6 +195,68 @@ def test_an_envelope_full_of_bad_events_is_as_many_dead_letters() -> None:
     assert [original([letter]) for letter in letters(made, process)] == events
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "counted"), [(b" [", b"]", 2), (b"\n[", b"]\n", 2), (b"[[", b"]]", 0), (b"[", b",[]]", 2)]
+)
+def test_white_space_around_an_envelope_costs_nothing_and_one_in_another_is_a_dead_letter(
+    before: bytes, after: bytes, counted: int
+) -> None:
+    made, process = world()
+    made.use(before + b",".join(orjson.dumps(usage(name, n=1)) for name in "ab") + after)
+    found = letters(made, process)
+    assert process.table.ledger.counted == counted
+    assert [letter["reason"] for letter in found] == ["malformed"] * (b"[[" in before or b"[]" in after)
+
+
+@pytest.mark.parametrize("first", ["1969-12-31T23:59:59-01:00", "9999-12-31T00:30:00+01:00"])
+def test_a_time_is_judged_by_itself_and_not_by_what_was_read_before(first: str) -> None:
+    """A moment that is valid in its zone and is none in UTC: were it remembered, a restart would change a fate."""
+    made, process = world()
+    made.use(usage("a", first, n=1), at_ms=NOON)
+    made.use(usage("b", f"{first[:19]}Z", n=1), at_ms=NOON)
+    found = letters(made, process)
+    assert [letter["reason"] for letter in found if letter["offset"] == 1] == ["invalid"]
+    process.checkpoint()
+    assert MeteringProcess(made).table.ledger == process.table.ledger
+
+
+@pytest.mark.parametrize("at_ms", [10**15, (1 << 62), (1 << 63) - 1])
+def test_a_record_stamped_beyond_all_time_counts(at_ms: int) -> None:
+    """Where producers stamp their records, they may stamp them with anything."""
+    made, process = world()
+    made.use(usage("a", n=1), at_ms=at_ms)
+    assert letters(made, process) == []
+    assert process.table.ledger.counted == 1
+
+
+@pytest.mark.parametrize("number", [f"0.{'0' * 600}{'1' * 10_001}", f"1.{'1' * 10_001}e600"])
+@pytest.mark.parametrize(
+    "of", [meter("users", "unique_count", value="/n"), meter("calls", "count", group_by={"number": "/n"})]
+)
+def test_a_number_of_too_many_digits_is_invalid_to_whoever_reads_it(of: dict[str, Any], number: str) -> None:
+    made = World(definitions({"meters": [of]}))
+    process = MeteringProcess(made)
+    made.use(orjson.dumps(usage("a", n=orjson.Fragment(number.encode()))))
+    (letter,) = letters(made, process)
+    assert letter["reason"] == "invalid" and "expected a number of at most 10000 digits" in letter["detail"]
+
+
+def test_half_a_million_dead_letters_leave_a_few_thousand_at_a_time() -> None:
+    """All of them at once would take gigabytes, for a megabyte that somebody sent."""
+    made, process = world()
+    for _ in range(2):
+        made.use(b"[" + b"1," * 9_999 + b"1]", at_ms=NOON)
+    process.read()
+    sizes: list[int] = []
+    made.fault = lambda effect: sizes.append(len(effect.records)) if isinstance(effect, Produce) else None
+    process.emit()
+    assert max(sizes) <= LETTERS_AT_ONCE and sum(sizes) >= 20_000
+    found = made.dead_letters()
+    assert [(letter["offset"], letter["index"]) for letter in found] == [
+        (offset, index) for offset in range(2) for index in range(10_000)
+    ]
+
+
 def test_unknown_types_are_tallied_and_nothing_else_of_them_is_looked_at() -> None:
     made, process = world()
     made.use(usage("1", type="unheard.of", time_ms="no time at all"), usage("2", type="meterline.definitions"))
@@ -230,15 +294,27 @@ almost_events = st.fixed_dictionaries(
 )
 
 
+good_events = st.builds(lambda number, n: usage(f"e{number}", n=n), st.integers(0, 3), st.integers(0, 9))
+good_records = st.tuples(
+    st.sampled_from(["", " ", "\n", "\t\r\n"]),
+    st.recursive(good_events, lambda inner: st.lists(inner, max_size=3), max_leaves=5).map(as_json),
+)
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
         st.binary(max_size=60)
-        | (json_values | almost_events | st.lists(almost_events | json_values, max_size=4)).map(as_json),
+        | (json_values | almost_events | st.lists(almost_events | json_values, max_size=4)).map(as_json)
+        | good_records.map(lambda record: record[0].encode() + record[1] + record[0].encode()),
         max_size=6,
     ),
-    st.integers(-1, 4_000_000_000_000),
+    st.integers(-1, 4_000_000_000_000) | st.integers(-(1 << 63), (1 << 63) - 1),
 )
+@example([b" [" + as_json(usage("a", n=1)) + b"]"], NOON)
+@example([b"[[" + as_json(usage("a", n=1)) + b"]]"], NOON)
+@example([b"tokens=5"], (1 << 63) - 1)
+@example([b"tokens=5"], -(1 << 63))
 @example(
     [b'{"specversion":"1.0","id":"1","source":"s","type":"meterline.tick","time":"0001-01-01T00:00:00+23:59"}'], NOON
 )

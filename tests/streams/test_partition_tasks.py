@@ -14,11 +14,11 @@ from streams import tasks
 from streams.clock import SystemClock
 from streams.restoring import Restoring
 from streams.tasks import ClosingTask, Pace
-from tables.effects import Commit, Produce
-from tests.streams.owner import QUICK, Owner, WorldPerformer, five_events
+from tables.effects import Commit, Effect, Produce
+from tests.streams.owner import METERS, QUICK, Owner, WorldPerformer, five_events
 from tests.streams.running import until
 from tests.usage import MINUTE, NOON
-from tests.world import PARTIALS, USAGE, ClosingProcess, MeteringProcess, World
+from tests.world import DEAD, PARTIALS, USAGE, ClosingProcess, MeteringProcess, World
 
 
 @pytest.fixture
@@ -223,4 +223,25 @@ async def test_partials_leave_later_while_more_usage_has_come_already(world: Wor
     owner.task.start()
     await until(lambda: owner.task.position == 5 and owner.process.world.logs[PARTIALS, 0].end > 0)
     assert 2 not in positions and 5 in positions
+    await owner.task.close()
+
+
+async def test_many_dead_letters_do_not_wait_for_the_end_of_their_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "SLICE_RECORDS", 1)
+    monkeypatch.setattr(tasks, "LETTERS_AT_ONCE", 3)
+    world = World(METERS)
+    for _ in range(3):
+        world.use(b"[1,2,3,4,5]", at_ms=NOON)
+    owner = Owner(world, pace=replace(QUICK, emit_s=math.inf, behind_s=math.inf, checkpoint_s=math.inf))
+    left: list[tuple[int, int]] = []
+
+    def watched(effect: Effect) -> None:
+        if isinstance(effect, Produce) and effect.records[0].topic == DEAD:
+            left.append((owner.task.position, len(effect.records)))
+
+    owner.performer.gate = watched
+    await owner.task.offer(owner.batch(0, 3))
+    owner.task.start()
+    await until(lambda: len(left) == 3)
+    assert left == [(1, 5), (2, 5), (3, 5)]
     await owner.task.close()
