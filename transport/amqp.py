@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from azure.core.exceptions import AzureError
@@ -13,6 +14,10 @@ from schemas.errors import BrokerError, ConfigurationError, MeterlineError, Send
 from schemas.events import tick
 from settings import Settings
 
+ANSWER_S = 60.0
+"""How long a call may take. The SDK's own timeouts do not count while it connects to a peer that says nothing."""
+CLOSE_S = 5.0
+"""How long the SDK may take to end in order: everything was acknowledged before, or has failed."""
 _WHERE = "METERLINE_EVENTHUBS_AMQP_CONNECTION_STRING, METERLINE_EVENTHUBS_CONNECTION_STRING"
 
 
@@ -39,14 +44,15 @@ class AmqpProducer:
 
     async def __aenter__(self) -> AmqpProducer:
         try:
-            self.partitions = len(await self._client.get_partition_ids())
-        except (AzureError, EventHubError) as error:
-            await self._client.close()
+            async with asyncio.timeout(ANSWER_S):
+                self.partitions = len(await self._client.get_partition_ids())
+        except (AzureError, EventHubError, TimeoutError) as error:
+            await self._close()
             raise self._explained(error) from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.close()
+        await self._close()
 
     async def send(
         self, partition: int, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
@@ -65,13 +71,14 @@ class AmqpProducer:
                     return
                 except ValueError:  # full
                     await self._send(partition)
-            batch = await self._client.create_batch(partition_id=str(partition))
+            async with asyncio.timeout(ANSWER_S):
+                batch = await self._client.create_batch(partition_id=str(partition))
             batch.add(event)
         except ValueError as error:
             raise SendFailed(
                 f"{self._hub}: an event of {len(value)} bytes is larger than the hub takes: {error}"
             ) from error
-        except (AzureError, EventHubError) as error:
+        except (AzureError, EventHubError, TimeoutError) as error:
             raise self._explained(error) from error
         self._batches[partition] = batch
 
@@ -87,12 +94,20 @@ class AmqpProducer:
         for partition in list(self._batches):
             try:
                 await self._send(partition)
-            except (AzureError, EventHubError) as error:
+            except (AzureError, EventHubError, TimeoutError) as error:
                 raise self._explained(error) from error
 
     async def _send(self, partition: int) -> None:
-        await self._client.send_batch(self._batches[partition])
+        async with asyncio.timeout(ANSWER_S):
+            await self._client.send_batch(self._batches[partition])
         del self._batches[partition]
+
+    async def _close(self) -> None:
+        closing = asyncio.ensure_future(self._client.close())
+        await asyncio.wait({closing}, timeout=CLOSE_S)
+        if closing.done():
+            closing.result()
+        closing.cancel()
 
     def _explained(self, error: Exception) -> MeterlineError:
         if isinstance(error, AuthenticationError):
@@ -101,9 +116,10 @@ class AmqpProducer:
                 where=_WHERE,
                 hint="copy the connection string again from the namespace's Shared access policies; it needs Send",
             )
-        if isinstance(error, ConnectError):
+        if isinstance(error, ConnectError | TimeoutError):
+            what = f"no answer within {ANSWER_S:.0f} s" if isinstance(error, TimeoutError) else error.message
             return BrokerError(
-                f"no connection to event hub {self._hub!r}: {error.message}",
+                f"no connection to event hub {self._hub!r}: {what}",
                 hint="does the hub exist? check its name, the connection string, network and firewall",
             )
         assert isinstance(error, EventHubError), error
