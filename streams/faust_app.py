@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING
 
 import faust
@@ -34,6 +35,16 @@ if TYPE_CHECKING:
     from transport.entra import EntraTokens
 
 log = logging.getLogger("meterline.app")
+
+
+class MeterlineWorker(faust.Worker):  # type: ignore[misc]
+    """Faust's. A signal is noted as it comes, not when what it stops gets to know of it."""
+
+    app: MeterlineApp
+
+    def _schedule_shutdown(self, signal: Signals) -> None:
+        self.app.start_over.told_to_end()
+        super()._schedule_shutdown(signal)
 
 
 class MeterlineApp(faust.App):  # type: ignore[misc]
@@ -115,6 +126,7 @@ def build(settings: Settings | None = None) -> MeterlineApp:
         settings.app_id,
         broker=[URL(f"eventhubs://{server.strip()}") for server in bootstrap_servers(settings).split(",")],
         broker_credentials=faust_credentials(settings),
+        Worker=MeterlineWorker,
         store="memory://",
         web_host=settings.web_host,
         web_bind=settings.web_host,

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -27,6 +28,8 @@ LEAVE_S = 3.0
 """How long leaving the group may take; where the broker does not answer, the session timeout does the same."""
 END_S = 15.0
 """How long a worker may take that was told to end, whatever hangs below it; Kubernetes waits 30 s before it kills."""
+_TURNS = 10
+"""Of the loop, until what a signal calls has been called: it is read from a pipe in one, and called in the next."""
 
 
 class StartOver:
@@ -50,7 +53,9 @@ class StartOver:
             self._ending = asyncio.get_running_loop().create_task(self._end(error))
 
     def told_to_end(self) -> None:
-        """SIGTERM or Ctrl-C: the process ends within END_S, with exit code 1 where `finish` did not come by then."""
+        """SIGTERM or Ctrl-C: the process ends within END_S, with exit code 1 where `finish` did not come by then. Idempotent."""
+        if self._told_to_end:
+            return
         self._told_to_end = True
         late = threading.Timer(END_S, self._cut_short)  # a thread: what hangs may be the event loop
         late.daemon = True
@@ -88,6 +93,12 @@ class StartOver:
         wait_s = min(30.0, 0.25 * float(1 << min(count, 10))) * (0.5 + random.random() / 2)
         os.environ[RESTARTS] = f"{count}:{now_s + wait_s:.0f}"
         await asyncio.sleep(wait_s)
+        # There is nothing to hand over: a signal that comes from here on simply ends the process. One that came before may
+        # still be on its way through the loop, and would be lost with this image; then nobody would ever end it.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         if self._told_to_end:
             return
         _flush()

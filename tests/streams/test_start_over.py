@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
-import asyncio, os, sys, time
+import asyncio, os, signal, sys, time
 from schemas.errors import ConfigurationError
 from streams import start_over
 from streams.start_over import RESTARTS, StartOver
@@ -36,6 +36,15 @@ async def main():
     elif "told-meanwhile" in sys.argv:
         over.request("a send failed")
         over.told_to_end()
+    elif "signalled-last" in sys.argv:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.told_to_end)
+        change = signal.signal
+        def late(number, how):
+            signal.signal = change
+            os.kill(os.getpid(), signal.SIGTERM)  # the loop has it, and has not looked at it
+            return change(number, how)
+        signal.signal = late
+        over.request("a send failed")
     elif RESTARTS not in os.environ:
         over.request("a send failed")
         over.request("another one, told once only")
@@ -75,6 +84,13 @@ def test_a_group_that_cannot_be_left_holds_it_up_not_for_long() -> None:
     done = run("stuck")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("life") == 2
+
+
+def test_a_signal_that_came_just_before_is_not_lost_with_the_image() -> None:
+    """Lost, the next life would not know of it, and go on for ever."""
+    done = run("signalled-last")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("life") == 1
 
 
 def test_refusing_says_what_and_what_to_do_and_ends_with_2() -> None:
