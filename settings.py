@@ -5,6 +5,7 @@ What the environment says wins over the file. Every setting is `METERLINE_…`; 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -118,7 +119,10 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = None)
     """
     environ = os.environ if environ is None else environ
     path = env_file or Path(".env")
-    merged = {k: v for k, v in dotenv_values(path).items() if v is not None} if path.is_file() else {}
+    try:
+        merged = {k: v for k, v in dotenv_values(path).items() if v is not None} if path.is_file() else {}
+    except UnicodeDecodeError:
+        raise ConfigurationError("it is not UTF-8", where=str(path), hint="save the file as UTF-8") from None
     merged.update(environ)
     values: dict[str, object] = {}
     for setting in fields(Settings):
@@ -159,7 +163,7 @@ def _in_range(variable: str, value: object) -> object:
     if isinstance(value, int | float):
         most = 65_535 if variable.endswith("_PORT") else float("inf")
         least = 0 if variable.endswith("_PORT") else 1e-9
-        if not least <= value <= most:
+        if not least <= value <= most or not math.isfinite(value):
             expected = "a port from 0 to 65535" if variable.endswith("_PORT") else "a number above 0"
             raise ConfigurationError(f"expected {expected}, found {value}", where=variable)
     return value

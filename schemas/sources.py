@@ -301,6 +301,11 @@ def _row(record: dict[str, object], row: int) -> Record | DataError:
 
 def _header(stanza: Source, cells: list[str]) -> tuple[str, ...]:
     where = f"source {stanza.name}"
+    for number, column in enumerate(cells, start=1):
+        if not _is_text(column):
+            raise ConfigurationError(
+                f"column {number} of the file's first row is not UTF-8", where=where, hint="save the file as UTF-8"
+            )
     if len(set(cells)) < len(cells):
         raise ConfigurationError(f"the file names a column twice: {', '.join(cells)}", where=where)
     missing = sorted({place.text for place in stanza.references} - set(cells))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +36,8 @@ from settings import Settings
 from sinks.contract import DELIVERED, Outcome, refused, retry
 from sinks.cosmos_account import OPERATION_TIMEOUT_S, CosmosAccount
 from sinks.cosmos_errors import is_of_the_account, outcome_of
+
+log = logging.getLogger("meterline.sinks")
 
 DELIVER_TIMEOUT_S = 60.0
 """How long one batch may take, whatever the service does."""
@@ -87,9 +90,13 @@ class CosmosSink:
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result  # a defect of ours, not of the service
+        for indexes, result in zip(windows.values(), results, strict=True):
+            if isinstance(
+                result, Exception
+            ):  # a defect of ours, not of the service: the other windows have nothing of it
+                log.error("%s cannot be written", revisions[indexes[0]].window_id, exc_info=result)
+                for index in indexes:
+                    outcomes[index] = outcomes[index] or retry(f"{type(result).__name__} in the sink")
         late = retry(f"Cosmos DB took longer than {DELIVER_TIMEOUT_S:.0f} s for the batch")
         return [outcome or late for outcome in outcomes]
 
@@ -204,7 +211,10 @@ class CosmosSink:
                 pass
             try:
                 stored = await documents.read_item(revision.window_id, revision.subject, timeout=OPERATION_TIMEOUT_S)
-                if stored["revision"] >= revision.revision:
+                held = stored.get("revision")
+                if not isinstance(held, int):
+                    return refused(f"the container holds something else under {revision.window_id}: it has no revision")
+                if held >= revision.revision:
                     return DELIVERED
                 await documents.replace_item(
                     revision.window_id,

@@ -14,6 +14,7 @@ Revisions go to the outbox; they leave only when the checkpoint that carries the
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Context, Decimal, Inexact, InvalidOperation
@@ -66,16 +67,18 @@ class Alarm:
 class Closing:
     """One partials partition: its table and the step over it.
 
-    `revised` collects the documents decided, `alarms` what a step found wrong; the shell takes them after each step, and with
+    `revised` collects the documents decided, the last `show` of them (None: all; one watermark may close a million windows),
+    `alarms` what a step found wrong; the shell takes them after each step, and with
     `take_changed` the windows whose running total or state moved, for the live feed.
     """
 
     def __init__(
-        self, definitions: Definitions, topic: str, partition: int, durable: Durable, table: ClosingTable
-    ) -> None:
+        self, definitions: Definitions, topic: str, partition: int, durable: Durable, table: ClosingTable,
+        show: int | None = None,
+    ) -> None:  # fmt: skip
         self.table = table
         self.durable = durable
-        self.revised: list[dict[str, object]] = []
+        self.revised: deque[dict[str, object]] = deque(maxlen=show)
         self.alarms: list[Alarm] = []
         self._topic = topic
         self._partition = partition

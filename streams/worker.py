@@ -61,6 +61,10 @@ class Broker(Protocol):
         """Performs the effects of one source partition under one membership."""
 
 
+SHOWN = 100
+"""The newest revisions that a worker shows."""
+
+
 @dataclass(slots=True)
 class Owned:
     """A closing partition this worker owns: its task and one courier per sink, each with its running task."""
@@ -104,7 +108,7 @@ class Worker:
         self.metering: dict[int, MeteringTask] = {}
         self.closing: dict[int, Owned] = {}
         self.dead_letters: deque[DeadLetter] = deque(maxlen=50)
-        self.revisions: deque[dict[str, object]] = deque(maxlen=100)
+        self.revisions: deque[dict[str, object]] = deque(maxlen=SHOWN)
         self.alarms: deque[Alarm] = deque(maxlen=100)
         self.usage_partitions = 0
         self.partials_partitions = 0
@@ -227,7 +231,7 @@ class Worker:
         s, d = self.settings, self.definitions
         table = ClosingTable(self.usage_partitions, d.stream.correct_for_ms, tuple(self.sinks))
         durable = self._durable(table, s.partials_topic, s.closing_state_topic, partition, self.partials_partitions)
-        stage = Closing(d, s.partials_topic, partition, durable, table)
+        stage = Closing(d, s.partials_topic, partition, durable, table, SHOWN)
         task = ClosingTask(
             stage,
             s.partials_topic,
@@ -276,8 +280,8 @@ class Worker:
         """A step or an accepted checkpoint of CLOSING: news for the feed, work for the couriers."""
         stage = task.closing
         self.live.tell(stage.take_changed(), stage.describe_slot)
-        revised, stage.revised = stage.revised, []
-        self.revisions.extendleft(revised)
+        self.revisions.extendleft(stage.revised)
+        stage.revised.clear()
         alarms, stage.alarms = stage.alarms, []
         for alarm in alarms:
             log.error("alarm %s at %s: %s -> %s", alarm.kind, alarm.where, alarm.what, alarm.hint)

@@ -40,6 +40,9 @@ HELD_WAIT_MS = 20
 """How long the broker may sit on it after that. It answers one request of a connection after the other: once the partition
 is read, its next fetch waits behind."""
 
+UNPACKED_BYTES = 8 << 20
+"""After so many bytes of values no more batches of a fetch are unpacked; uncompressed, a fetch is a quarter of that."""
+
 _NOTHING = SimpleNamespace(topics=[], API_VERSION=0)
 
 
@@ -200,7 +203,10 @@ def _headers(sections: Texts) -> list[Headers] | None:
 
 
 def _parsed(fetched: PartitionRecords) -> tuple[PackedRecords, int]:
-    """As `split`, through aiokafka's parser. Raises CorruptRecordException."""
+    """As `split`, through aiokafka's parser. Raises CorruptRecordException.
+
+    What is behind UNPACKED_BYTES is left, and fetched again: a fetch of compressed batches may unpack to any size.
+    """
     offsets: list[int] = []
     timestamps_ms: list[int] = []
     keys: list[bytes | None] = []
@@ -208,7 +214,8 @@ def _parsed(fetched: PartitionRecords) -> tuple[PackedRecords, int]:
     headers: list[Any] = []
     batches = fetched._records
     following = fetched.next_fetch_offset
-    while batches.has_next():
+    unpacked_bytes = 0
+    while batches.has_next() and unpacked_bytes < UNPACKED_BYTES:
         batch = batches.next_batch()
         if fetched._check_crcs and not batch.validate_crc():
             raise CorruptRecordException(f"Invalid CRC - {fetched._tp}")
@@ -222,6 +229,7 @@ def _parsed(fetched: PartitionRecords) -> tuple[PackedRecords, int]:
             timestamps_ms += [row.timestamp for row in rows]
             keys += [row.key for row in rows]
             values += [row.value for row in rows]
+            unpacked_bytes += sum(len(row.value or b"") for row in rows)
             headers += [row.headers for row in rows]
         following = batch.next_offset
     packed = PackedRecords.of_lists(offsets, timestamps_ms, keys, values, headers if any(headers) else None)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from schemas.errors import MeterlineError
+from schemas.errors import MeterlineError, SendFailed
 from schemas.events import RESERVED_PREFIX, Malformed, RawEvent, decode
 from schemas.refusals import split_elements
 from web.answers import Problem, answer
@@ -26,6 +26,8 @@ from web.view import Json
 _log = logging.getLogger(__name__)
 
 _TYPES = ("application/cloudevents+json", "application/cloudevents-batch+json", "application/json")
+_ELEMENTS_MOST = 20_000
+"""Events in one body: a megabyte of whole ones holds fewer, and each is answered."""
 _AT_ONCE = 500
 """Events handed to the producer before the first of them is awaited."""
 
@@ -65,21 +67,23 @@ async def events(request: web.Request) -> web.Response:
 async def _body(request: web.Request, most: int) -> bytes:
     """The body, unpacked. Raises Problem (413) as soon as there is more than `most` bytes of it."""
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > most:
-            raise Problem(
-                413,
-                "too-large",
-                "The body is too large",
-                f"the body has more than {most} bytes",
-                hint="send the events in several requests; an event of that size fits no record of Event Hubs either",
-            )
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > most:
+                raise _too_large(f"the body has more than {most} bytes")
+    except web.RequestPayloadError as error:
+        raise _not_json(f"the body is not what its Content-Encoding says ({error})") from None
     return bytes(body)
 
 
+def _too_large(what: str) -> Problem:
+    hint = "send the events in several requests; an event of that size fits no record of Event Hubs either"
+    return Problem(413, "too-large", "The body is too large", what, hint=hint)
+
+
 def _elements(body: bytes) -> Sequence[bytes]:
-    """The bytes of each event. Raises Problem (400) for what is neither an event nor an array of some."""
+    """The bytes of each event. Raises Problem: 400 for what is neither an event nor an array of some, 413 for too many."""
     stripped = body.strip()
     if stripped[:1] != b"[":
         if stripped[:1] != b"{":
@@ -89,6 +93,8 @@ def _elements(body: bytes) -> Sequence[bytes]:
         elements = split_elements(stripped)
     except ValueError as error:
         raise _not_json(str(error)) from None
+    if len(elements) > _ELEMENTS_MOST:
+        raise _too_large(f"the body has more than {_ELEMENTS_MOST} events")
     if not elements:
         raise _not_json("found an empty array, expected at least one CloudEvent")
     return elements
@@ -123,6 +129,8 @@ async def _one(index: int, element: bytes, publish: Publish) -> Json:
     try:
         partition, offset = await publish(_key(event), element)
     except MeterlineError as error:
+        if isinstance(error, SendFailed) and not error.retryable:  # who sent it again would do so for ever
+            return {**outcome, "reason": str(error)}
         _log.warning("an event over HTTP was not acknowledged: %s", error)
         again = "not acknowledged by the broker; send it again, unchanged: it is counted once"
         return {**outcome, "status": "unknown", "reason": again}

@@ -52,7 +52,7 @@ def install(
         [
             web.get("/v1/totals", totals),
             web.get("/v1/windows/{id}", window),
-            web.get("/v1/live", live),
+            web.get("/v1/live", live, allow_head=False),  # it has no end
             web.get("/v1/audit", audit),
             web.get("/v1/status", status),
             web.get("/healthz", healthz),

@@ -269,3 +269,12 @@ def test_every_cell_of_a_well_formed_csv_arrives(rows: list[list[str]]) -> None:
     source = a_source("  {format: csv, type: t, subject: s, time: A, data: {b: B}}")
     found = [record for _, record in read_rows(source, io.BytesIO(file.getvalue().encode()))]
     assert found == [{"A": first, "B": second} for first, second in rows]
+
+
+def test_a_header_that_is_not_utf_8_is_refused_with_its_column() -> None:
+    """Also of a column that nothing reads: the default id is made of all of them."""
+    file = ["a,b,Gr\u00f6\u00dfe\n".encode("latin-1"), b"1,2,3\n"]
+    with pytest.raises(
+        ConfigurationError, match="column 3 of the file's first row is not UTF-8 -> save the file as UTF-8"
+    ):
+        list(read_rows(a_source(CSV), file))

@@ -16,7 +16,7 @@ from azure.cosmos.aio import CosmosClient
 from schemas.errors import ConfigurationError
 from schemas.windows import Revision
 from settings import Settings
-from sinks.contract import DELIVERED
+from sinks.contract import DELIVERED, Outcome
 from sinks.cosmos import CONCURRENCY, CosmosSink
 from tests.local.cosmos_account import KEY, running
 from tests.sinks import cosmos_servers
@@ -257,3 +257,31 @@ async def test_without_a_key_it_speaks_as_its_entra_identity(vercel: str, monkey
     async with CosmosClient(vercel, KEY) as account:
         container = account.get_database_client("entra").get_container_client("windows")
         assert [item["revision"] async for item in container.read_all_items()] == [1]
+
+
+async def test_what_somebody_else_put_there_is_refused_and_holds_nobody_up(
+    sink: CosmosSink, settings: Settings
+) -> None:
+    assert settings.cosmos_endpoint
+    await sink.deliver([revision(1, window="first")])
+    async with cosmos_servers.stored(settings.cosmos_endpoint, "windows", settings.cosmos_database) as container:
+        await container.create_item({"id": revision(1, window="odd").window_id, "subject": "acme", "note": "not ours"})
+    odd, fine = await sink.deliver([revision(1, window="odd"), revision(1, window="fine")])
+    assert odd.kind == "refused" and "the container holds something else" in odd.reason
+    assert fine == DELIVERED
+
+
+async def test_a_defect_at_one_window_keeps_no_other_from_being_delivered(
+    sink: CosmosSink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish = CosmosSink._publish
+
+    async def defect(self: CosmosSink, documents: Any, one: Revision, document: dict[str, Any]) -> Outcome:
+        if one.window_id == revision(1, window="odd").window_id:
+            raise KeyError("a defect")
+        return await publish(self, documents, one, document)
+
+    monkeypatch.setattr(CosmosSink, "_publish", defect)
+    odd, fine = await sink.deliver([revision(1, window="odd"), revision(1, window="fine")])
+    assert (odd.kind, odd.reason) == ("retry", "KeyError in the sink") and fine == DELIVERED
+    assert "cannot be written" in caplog.text and "Traceback" in caplog.text

@@ -56,7 +56,7 @@ class Stage:
 
     def revisions(self) -> list[dict[str, Any]]:
         """The documents decided so far."""
-        return self.process.stage.revised
+        return [*self.process.stage.revised]
 
     def last(self) -> tuple[int, str, str, str, int]:
         """Of the last revision: its number, value, delta, reason, events."""

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.records import PackedRecords, Record
-from transport.fetching import HELD_WAIT_MS, Keeping, split, unpacked
+from transport.fetching import HELD_WAIT_MS, UNPACKED_BYTES, Keeping, split, unpacked
 from transport.throttling import Throttling
 
 TP, OTHER, ELSEWHERE = (TopicPartition("usage", partition) for partition in range(3))
@@ -143,6 +143,21 @@ def test_compressed_batches_are_read_by_aiokafka(value: bytes, codec: int) -> No
     """Whatever a producer compresses with: one batch that no worker could read would stop them all."""
     raw = batch(0, [(1, b"k", b"plain", [])]) + batch(1, [(1, b"k", value, [])] * 3, codec=codec)
     assert [record.value for record in same(raw, 0, by_kernel=False)] == [b"plain", value, value, value]
+
+
+def test_of_a_fetch_that_unpacks_to_very_much_the_rest_is_fetched_again() -> None:
+    """A few kilobytes of each batch unpack to megabytes: they come a few batches at a time, and all of them come."""
+    value = bytes(1_000_000)
+    batches = [batch(offset, [(1, b"k", value, [])], codec=CODECS["zstd"]) for offset in range(30)]
+    assert sum(map(len, batches)) < 60_000
+    at, counts = 0, []
+    while at < 30:
+        fetched = fetch(b"".join(batches[at:]), at)
+        (packed,) = unpacked(fetched, None)
+        assert [record.offset for record in packed] == [*range(at, fetched.next_fetch_offset)]
+        counts.append(len(packed))
+        at = fetched.next_fetch_offset
+    assert max(counts) == UNPACKED_BYTES // len(value) + 1
 
 
 def test_the_format_before_kafka_0_11_is_read_by_aiokafka() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from schemas.errors import SendFailed
+from schemas.errors import ConfigurationError, SendFailed
 from tests.web.doubles import Json, MemoryView, Worker, workers
 
 ONE = "application/cloudevents+json"
@@ -125,3 +125,47 @@ async def test_without_a_producer_there_is_no_such_route() -> None:
     async with workers(MemoryView()) as (worker,):
         status, problem = await _post(worker, b"{}")
     assert (status, problem["status"]) == (404, 404)
+
+
+async def test_what_no_broker_takes_is_rejected_and_never_asked_for_again() -> None:
+    """A client that sends again what is `unknown` would do so for ever."""
+
+    async def publish(key: bytes | None, value: bytes) -> tuple[int, int]:
+        error = SendFailed("usage[0]: the record is too large", hint="split it")
+        error.retryable = False
+        raise error
+
+    async with workers(MemoryView(), publish=publish) as (worker,):
+        status, body = await _post(worker, orjson.dumps(an_event()))
+    assert (status, body["rejected"], body["unknown"]) == (422, 1, 0)
+    assert body["events"][0]["reason"] == "usage[0]: the record is too large -> split it"
+
+
+async def test_more_elements_than_a_megabyte_of_events_can_have_are_refused() -> None:
+    topic = MemoryTopic()
+    async with workers(MemoryView(), publish=topic.publish) as (worker,):
+        status, problem = await _post(worker, b"[" + b"1," * 20_000 + b"1]", MANY)
+    assert (status, topic.records) == (413, [])
+    assert problem["detail"] == "the body has more than 20000 events"
+
+
+async def test_a_body_that_is_not_compressed_as_it_says_is_a_bad_request() -> None:
+    topic = MemoryTopic()
+    headers = {"Content-Type": ONE, "Content-Encoding": "gzip"}
+    async with (
+        workers(MemoryView(), publish=topic.publish) as (worker,),
+        worker.http.post("/v1/events", data=b"no gzip", headers=headers) as response,
+    ):
+        assert response.status == 400 and "Content-Encoding" in orjson.loads(await response.read())["detail"]
+    assert topic.records == []
+
+
+async def test_a_key_that_is_refused_makes_an_event_unknown_and_never_rejected() -> None:
+    """Somebody mends the key, and then it is taken."""
+
+    async def publish(key: bytes | None, value: bytes) -> tuple[int, int]:
+        raise ConfigurationError("the key was refused")
+
+    async with workers(MemoryView(), publish=publish) as (worker,):
+        status, body = await _post(worker, orjson.dumps(an_event()))
+    assert (status, body["unknown"]) == (503, 1)
