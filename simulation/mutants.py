@@ -212,7 +212,7 @@ MUTANTS = (
     ),
     _one(
         "what is pending at the seal is dropped", "§3", "streams/closing.py",
-        "                self._revise(key, slot, \"seal\", watermark_ms)\n", "                pass\n", 200, "long",
+        "                yield from self._revise(key, slot, \"seal\", watermark_ms)\n", "                pass\n", 200, "long",
     ),
     # -- §4: one event, one fate
     _one(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -210,8 +210,8 @@ class PartitionTask(ABC):
         """The stage's recovery."""
 
     @abstractmethod
-    def step(self, batch: Batch) -> None:
-        """The stage's step."""
+    def stepping(self, batch: Batch) -> Iterator[None]:
+        """The stage's step, in portions."""
 
     @abstractmethod
     def checkpoint(self, *, snapshot_due: bool) -> Procedure[bool]:
@@ -248,7 +248,7 @@ class PartitionTask(ABC):
         parts = list(PackedRecords.of(batch.records).parts(SLICE_RECORDS, SLICE_BYTES))
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
-            self._step(Batch(self.position, batch.end if last else part.offsets[-1] + 1, part))
+            await self._step(Batch(self.position, batch.end if last else part.offsets[-1] + 1, part))
             if not last:
                 await self._between_parts()
 
@@ -283,11 +283,12 @@ class PartitionTask(ABC):
                 way="a-log-made-anew",
             )
 
-    def _step(self, batch: Batch) -> None:
+    async def _step(self, batch: Batch) -> None:
         """The stage's step. It is pure, so what it raises it would raise again: the partition stops, the others go on."""
         try:
-            self.step(batch)
-        except DiskFailed:
+            for _ in self.stepping(batch):
+                await asyncio.sleep(0)
+        except (DiskFailed, asyncio.CancelledError):  # in the middle of a step: the state is that of no offset
             self._broken = True
             raise
         except MeterlineError:
@@ -344,11 +345,12 @@ class MeteringTask(PartitionTask):
         """The table, which must belong to this many targets."""
         return self.metering.recover()
 
-    def step(self, batch: Batch) -> None:
-        """Folds usage."""
+    def stepping(self, batch: Batch) -> Iterator[None]:
+        """Folds usage, in one portion: a batch is parted before."""
         self.metering.step(batch)
         if self.metering.dead_letters:
             self._dead(self.metering)
+        yield from ()
 
     def checkpoint(self, *, snapshot_due: bool) -> Procedure[bool]:
         """Emit, chunks, commit."""
@@ -408,9 +410,9 @@ class ClosingTask(PartitionTask):
         yield from self.closing.recover()
         self._told(self, True)
 
-    def step(self, batch: Batch) -> None:
+    def stepping(self, batch: Batch) -> Iterator[None]:
         """Joins partials, closes windows."""
-        self.closing.step(batch)
+        yield from self.closing.stepping(batch)
         self._told(self, False)
 
     def checkpoint(self, *, snapshot_due: bool) -> Procedure[bool]:

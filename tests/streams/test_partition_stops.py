@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -92,10 +93,10 @@ async def test_a_defect_stops_its_partition_and_not_in_silence(world: World, cap
     owner = Owner(world)
     broken: PartitionTask = owner.task
 
-    def step(batch: Batch) -> None:
+    def stepping(batch: Batch) -> Iterator[None]:
         raise ZeroDivisionError("a defect")
 
-    broken.step = step  # type: ignore[method-assign]
+    broken.stepping = stepping  # type: ignore[method-assign]
     broken.start()
     await broken.offer(owner.batch(0, 5))
     await until(lambda: broken.state == "stopped")

@@ -17,7 +17,7 @@ from streams.tasks import ClosingTask, Pace
 from tables.effects import Commit, Effect, Produce
 from tests.streams.owner import METERS, QUICK, Owner, WorldPerformer, five_events
 from tests.streams.running import until
-from tests.usage import MINUTE, NOON
+from tests.usage import MINUTE, NOON, usage
 from tests.world import DEAD, PARTIALS, USAGE, ClosingProcess, MeteringProcess, World
 
 
@@ -245,3 +245,46 @@ async def test_many_dead_letters_do_not_wait_for_the_end_of_their_batch(monkeypa
     await until(lambda: len(left) == 3)
     assert left == [(1, 5), (2, 5), (3, 5)]
     await owner.task.close()
+
+
+@pytest.mark.parametrize("ends", ["by itself", "in the middle"])
+async def test_many_windows_close_in_portions_and_no_checkpoint_begins_in_the_middle(
+    monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """A million windows may end with one hour: a worker must answer meanwhile. What is half done is the state of no offset."""
+    monkeypatch.setattr("streams.closing._REVISED", 1)
+    world = World(METERS)
+    for number in range(8):
+        world.use(usage(f"e{number}", NOON, subject=f"tenant-{number}", n=1))
+    world.tick(NOON + 2 * MINUTE)
+    metering = MeteringProcess(world)
+    metering.read()
+    metering.checkpoint()
+    process = ClosingProcess(world, recovers=False)
+    world.generations[PARTIALS, 0] += 1
+    process.generation = 1
+    performer = WorldPerformer(world, process)
+    pace = Pace(emit_s=0.01, checkpoint_s=3600, prompt_s=0.0)
+    task = ClosingTask(
+        process.stage, PARTIALS, 0, performer, SystemClock(), pace, lambda why: None, Restoring(), lambda _, __: None
+    )
+    task.start()
+    log, outbox = world.logs[PARTIALS, 0], process.table.outbox
+    await until(lambda: task.whole)
+    await task.offer(Batch(0, log.end, log.records))
+    seen: list[int] = []
+    while len(outbox.items) < (3 if ends == "in the middle" else 8):
+        await asyncio.sleep(0)
+        seen.append(len(outbox.items))
+    assert {1, 2, 3} <= {*seen}, "others have their turn between two of them"
+    assert performer.performed[-1] != Commit(log.end)
+    if ends == "in the middle":
+        handing_over = asyncio.create_task(task.hand_over())
+        await asyncio.sleep(0)
+        assert task._running is not None
+        task._running.cancel()
+        assert not await handing_over
+        assert world.committed[PARTIALS, 0] == 0
+    else:
+        await until(lambda: world.committed[PARTIALS, 0] == log.end)
+    await task.close()
