@@ -156,7 +156,6 @@ class Closing:
 
     def _describe(self, slot: int, key: WindowKey) -> dict[str, object]:
         window = self.table.window(slot)
-        watermark_ms = self.table.watermark_ms
         current = self._value(key, window)
         pending = window.revision > 0 and bool(self.table.pending(np.array([slot]))[0])
         if window.revision == 0:
@@ -167,7 +166,9 @@ class Closing:
         else:
             assert window.said_delta is not None
             delta, reason = window.said_delta, window.said_reason
-        shown_ms = None if watermark_ms == NEVER else watermark_ms
+        # What stands as of a revision has the receipt of its message: the watermark that decided it, not today's.
+        as_of_ms = window.revised_at_ms if window.revision and not pending else self.table.watermark_ms
+        shown_ms = None if as_of_ms == NEVER else as_of_ms
         return self._document(key, window, window.revision, current, delta, reason, shown_ms) | {
             "state": "closed" if window.revision else "open",
             "pending": pending,

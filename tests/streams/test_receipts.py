@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from tests.streams.road import Road, assert_same
-from tests.streams.stage import CLOSES, Stage
+from tests.streams.stage import CLOSES, Stage, key
 from tests.usage import MINUTE, NOON, definitions, meter, usage
 from tests.world import PARTIALS, USAGE, ClosingProcess, MeteringProcess, World, to_the_end
 
@@ -136,3 +136,25 @@ def test_a_body_never_changes_once_it_is_decided(chance: int) -> None:
     again.read()
     assert again.table.outbox.waiting("cosmos", 1) == before
     assert orjson.loads(before[0].body)["value"] == "1"
+
+
+def test_a_closed_window_shows_the_receipt_of_its_last_revision_whatever_the_watermark_is_now() -> None:
+    stage = Stage()
+    stage.partial(3, 30)
+    for second in (CLOSES, CLOSES + 60, CLOSES + 120):
+        stage.mark(second)
+        assert stage.process.stage.describe(key()) == stage.revisions()[0] | {"state": "closed", "pending": False}
+    stage.partial(4, 40)
+    shown = stage.process.stage.describe(key())
+    assert shown is not None and shown["pending"]
+    assert shown["receipt"]["watermark"] == "2026-01-01T12:03:05Z", "no revision has said this value"  # type: ignore[index]
+    stage.mark(CLOSES + 180)
+    stage.mark(CLOSES + 240)
+    assert stage.process.stage.describe(key()) == stage.revisions()[1] | {"state": "closed", "pending": False}
+
+
+def test_a_receipt_before_any_watermark_has_none() -> None:
+    stage = Stage()
+    stage.partial(3, 30)
+    shown = stage.process.stage.describe(key())
+    assert shown is not None and shown["receipt"]["watermark"] is None  # type: ignore[index]
