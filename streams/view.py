@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+import orjson
 
 from schemas.partials import NEVER
 from schemas.times import format_rfc3339
-from schemas.windows import window_id
+from schemas.windows import Revision, WindowKey, window_id
 from streams.closing import Closing
 from streams.tasks import ClosingTask, MeteringTask, PartitionTask
 from streams.worker import Worker
@@ -54,25 +56,30 @@ class WorkerView:
         state: str | None = None,
         after: tuple[str, str] | None = None,
     ) -> Iterable[Json]:
-        """Windows in memory that fit, in the order of (subject, window id)."""
+        """Windows in memory that fit, in the order of (subject, window id).
+
+        A sealed one is there while its last revision is in the outbox: until then Cosmos has none, or an earlier one.
+        """
         found = [
-            (key.subject, window_id(key), stage, key)
+            (*place, stage, what)
             for stage in self._stages()
-            for key, closed in stage.table.select(subject)
-            if (meter is None or key.meter == meter)
-            and (window_size is None or key.size == window_size)
-            and (state is None or state == ("closed" if closed else "open"))
+            for place, what in _matching(stage, subject, meter, window_size, state)
+            if after is None or place > after
         ]
-        for place_subject, name, stage, key in sorted(found, key=lambda item: item[:2]):
-            if (after is None or (place_subject, name) > after) and (document := stage.describe(key)) is not None:
+        for _, _, stage, what in sorted(found, key=lambda item: item[:2]):
+            document = _sealed(what) if isinstance(what, Revision) else stage.describe(what)
+            if document is not None:
                 yield document
 
     def window(self, window_id: str) -> Json | None:
-        """One window in memory."""
+        """One window in memory; a sealed one while its last revision is in the outbox."""
         for stage in self._stages():
             key = stage.find(window_id)
             if key is not None:
                 return stage.describe(key)
+            revision = stage.table.outbox.newest(window_id)
+            if revision is not None:
+                return _sealed(revision)
         return None
 
     async def stored_window(self, window_id: str, subject: str | None) -> Json | None:
@@ -170,6 +177,30 @@ class WorkerView:
             "delivered": sum(table.counters.delivered.get(name, 0) for table in tables),
             "parked": sum(sink == name for table in tables for sink, _, _ in table.outbox.parked()),
         }
+
+
+def _matching(
+    stage: Closing, subject: str | None, meter: str | None, window_size: str | None, state: str | None
+) -> Iterator[tuple[tuple[str, str], WindowKey | Revision]]:
+    """(place, key) of each window of the table that fits; (place, last revision) of each that is sealed."""
+    unsealed = set()
+    for key, closed in stage.table.select(subject):
+        if meter in (None, key.meter) and window_size in (None, key.size):
+            name = window_id(key)
+            unsealed.add(name)
+            if state in (None, "closed" if closed else "open"):
+                yield (key.subject, name), key
+    if state not in (None, "sealed"):
+        return
+    for revision in stage.table.outbox.newest_of(subject):
+        of_meter, size, _ = revision.window_id.split("~", 2)
+        if revision.window_id not in unsealed and meter in (None, of_meter) and window_size in (None, size):
+            yield (revision.subject, revision.window_id), revision
+
+
+def _sealed(revision: Revision) -> Json:
+    document: Json = orjson.loads(revision.body)
+    return document | {"state": "sealed", "pending": False}
 
 
 def _task(task: PartitionTask) -> Json:

@@ -6,7 +6,7 @@ when every sink has it. A refusal for good parks it for that sink: it stays, is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Literal
@@ -50,6 +50,8 @@ class Outbox:
     def __init__(self, sinks: tuple[str, ...]) -> None:
         self.items: dict[str, Item] = {}
         self._pending: dict[str, dict[str, Item]] = {sink: {} for sink in sinks}
+        self._newest: dict[str, Item] = {}
+        self._windows: dict[str, set[str]] = {}
         self._order = 0
         self._accepted = 0
         self._asked = 0
@@ -67,6 +69,7 @@ class Outbox:
         item = self.items[revision.message_id] = Item(revision, order)
         for pending in self._pending.values():
             pending[revision.message_id] = item
+        self._note(item)
         self._touched.add(revision.message_id)
 
     @property
@@ -86,6 +89,16 @@ class Outbox:
     def count_waiting(self, sink: str) -> int:
         """How many revisions the sink has yet to get, those that wait for acceptance included."""
         return len(self._pending[sink])
+
+    def newest(self, window_id: str) -> Revision | None:
+        """A window's highest revision on its way; None once that has left, whatever of the earlier ones still stays."""
+        item = self._newest.get(window_id)
+        return None if item is None else item.revision
+
+    def newest_of(self, subject: str | None = None) -> Iterator[Revision]:
+        """The same of each window of one subject, or of all, in no order."""
+        names = self._newest if subject is None else self._windows.get(subject, ())
+        return (self._newest[name].revision for name in names)
 
     def parked(self) -> list[tuple[str, Revision, str]]:
         """What a sink refused for good: (sink, revision, reason)."""
@@ -158,6 +171,8 @@ class Outbox:
         self._accepted = self._asked = self._order
         for sink, pending in self._pending.items():
             pending.update((name, item) for name, item in self.items.items() if sink not in item.marks)
+        for item in self.items.values():
+            self._note(item)
         for name in list(self.items):
             self._leave_if_done(name)
 
@@ -175,8 +190,22 @@ class Outbox:
         item = self.items[message_id]
         if all((mark := item.marks.get(sink)) is not None and mark.kind == "delivered" for sink in self._pending):
             del self.items[message_id]
+            self._forget(item)
             self._touched.add(message_id)
             self._touched_marks.update((message_id, sink) for sink in item.marks)
+
+    def _note(self, item: Item) -> None:
+        # A window's revisions come in the order of the line, so the last one noted is its highest.
+        self._newest[item.revision.window_id] = item
+        self._windows.setdefault(item.revision.subject, set()).add(item.revision.window_id)
+
+    def _forget(self, item: Item) -> None:
+        name, subject = item.revision.window_id, item.revision.subject
+        if self._newest.get(name) is item:
+            del self._newest[name]
+            self._windows[subject].remove(name)
+            if not self._windows[subject]:
+                del self._windows[subject]
 
     def _entry(self, message_id: str) -> Entry:
         item = self.items.get(message_id)

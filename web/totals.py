@@ -7,14 +7,15 @@ the last item's place in that order, so windows that change, open or close in be
 What a gap means. A total that is lower than the truth because a worker was not asked is worse on a bill than no answer:
 while a partials partition has nobody to answer for it, this is a 503 that names it. `partial=true` takes what there is,
 with `complete: false` and who is missing. With `subject`, sealed windows come from Cosmos; they are history, so where
-Cosmos is down the running totals still come, with `complete: false` and `stored` saying why.
+Cosmos is down the running totals still come, with `complete: false` and `stored` saying why. A sealed window whose last
+revision is not everywhere yet comes from the worker that has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 
 from aiohttp import web
 
@@ -131,7 +132,7 @@ def local_items(view: View, query: Query) -> list[Json]:
 
 
 async def gather_page(site: Site, query: Query, *, stored: bool) -> Page:
-    """One page over all workers and, if `stored`, Cosmos; what is in memory wins over what is stored.
+    """One page over all workers and, if `stored`, Cosmos; of a window that both have, `merge` says which is shown.
 
     Nothing between the first and the last item is missing: each source gives its own first `limit` + 1, so whatever it
     holds back lies behind them.
@@ -143,20 +144,18 @@ async def gather_page(site: Site, query: Query, *, stored: bool) -> Page:
     asked = replace(query, limit=scanned + 1, state=None if sealed else query.state)
     own = local_answer(site.view, asked)
     gathered = await site.peers.ask("/v1/totals", asked.params(), own)
-    sources: list[Iterable[Json]] = [body["items"] for body in gathered.answers.values()]
+    documents: list[Json] = []
     failure = None
     if stored:
         assert query.subject is not None
         after = query.after[1] if query.after is not None and query.after[0] == query.subject else None
         try:
-            sources.append(
-                await site.view.stored_totals(
-                    query.subject, query.meter, query.window_size, after=after, limit=asked.limit
-                )
+            documents = await site.view.stored_totals(
+                query.subject, query.meter, query.window_size, after=after, limit=asked.limit
             )
         except SinkError as error:
             failure = error.what
-    merged = merge(sources, query.after)
+    merged = merge((body["items"] for body in gathered.answers.values()), documents, query.after)
     looked_at = merged[:scanned]
     fitting = [item for item in looked_at if query.state is None or item["state"] == query.state]
     items = fitting[: query.limit]
@@ -171,17 +170,29 @@ async def gather_page(site: Site, query: Query, *, stored: bool) -> Page:
     )
 
 
-def merge(sources: Iterable[Iterable[Json]], after: Cursor | None = None) -> list[Json]:
-    """All items in order, each window once: memory over Cosmos, then the newest state (two workers may both hold a
-    partition while it moves)."""
+def merge(held: Iterable[Iterable[Json]], stored: Iterable[Json], after: Cursor | None = None) -> list[Json]:
+    """All items in order, each window once. held: what each worker has; stored: what Cosmos has."""
     best: dict[Cursor, Json] = {}
-    for source in sources:
-        for item in source:
-            where = place(item)
-            held = best.get(where)
-            if (after is None or where > after) and (held is None or _rank(item) > _rank(held)):
-                best[where] = item
-    return [best[where] for where in sorted(best)]
+    for item in chain.from_iterable(held):
+        best[place(item)] = newest(item, best.get(place(item)))
+    for item in stored:
+        if outdated(best.get(place(item)), item):
+            best[place(item)] = item
+    return [best[where] for where in sorted(best) if after is None or where > after]
+
+
+def newest(item: Json, other: Json | None) -> Json:
+    """Of what two workers have of one window, both of which may hold its partition while that moves, the newest."""
+    return item if other is None or _rank(item) > _rank(other) else other
+
+
+def outdated(held: Json | None, stored: Json) -> bool:
+    """Whether Cosmos' document is shown, and not what a worker has of the window.
+
+    What is open or closed in memory is never outdated. Of a sealed window a worker has what did not get everywhere yet:
+    mostly newer than Cosmos' document; older where one sink refused a revision for good and took the next.
+    """
+    return held is None or (held["state"] == "sealed" and int(stored["revision"]) > int(held["revision"]))
 
 
 def uncovered(view: View, gathered: Gathered) -> tuple[list[int], bool]:
@@ -191,8 +202,8 @@ def uncovered(view: View, gathered: Gathered) -> tuple[list[int], bool]:
     return sorted(set(range(count)) - covered), count > 0
 
 
-def _rank(item: Json) -> tuple[bool, tuple[int, int]]:
-    return item["state"] != "sealed", age(item)
+def _rank(item: Json) -> tuple[tuple[int, int], bool]:
+    return age(item), item["state"] == "sealed"
 
 
 def _incomplete(page: Page) -> Problem:

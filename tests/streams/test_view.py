@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from schemas.windows import Revision
+from sinks.contract import DELIVERED, Outcome, refused, retry
 from streams import live
 from streams.view import WorkerView
-from tests.streams.running import Running, two_closed_windows, until
-from tests.usage import ListSink
-from tests.world import USAGE, World
+from tests.streams.running import METERS, AnsweringSink, Running, two_closed_windows, until
+from tests.usage import MINUTE, NOON, ListSink, usage
+from tests.world import PARTIALS, USAGE, ClosingProcess, MeteringProcess, World
 
 
 @pytest.fixture
@@ -63,6 +66,78 @@ async def test_what_is_no_more_in_memory_is_asked_of_the_sink_that_keeps_it(worl
         assert await view.stored_window(name, "another") is None
         found = await view.stored_totals("acme", None, None)
         assert [document["state"] for document in found] == ["sealed", "sealed"]
+
+
+def sealed_windows() -> World:
+    """Usage of three minutes, and of one a day later, which seals those. The first of them was closed with 1, and is sealed
+    with 1001."""
+    world, later_ms = World(METERS), NOON + 24 * 60 * MINUTE + 5 * MINUTE
+    for number, at_ms in enumerate((NOON, NOON + MINUTE, NOON + 2 * MINUTE)):
+        world.use(usage(f"e{number}", at_ms, n=number + 1), at_ms=at_ms)
+    world.tick(NOON + 4 * MINUTE)
+    world.use(usage("late", NOON, n=1000), at_ms=NOON + 4 * MINUTE)
+    world.use(usage("new", later_ms, n=7), at_ms=later_ms)
+    owner = MeteringProcess(world)
+    while owner.table.position < world.logs[USAGE, 0].end:
+        owner.read(1)
+        owner.emit()
+    owner.checkpoint()
+    closing = ClosingProcess(world)
+    closing.read()
+    assert closing.table.counters.windows_sealed == 3 and closing.table.counters.revisions == 4
+    return world
+
+
+async def sealed(running: Running, settled: Callable[[], bool]) -> WorkerView:
+    """Once the three windows are sealed, and their revisions were given to the sink."""
+    await running.read(PARTIALS)
+    table = running.worker.closing[0].task.closing.table
+    await until(lambda: table.counters.windows_sealed == 3 and settled())
+    return WorkerView(running.worker, lambda: {"http://a": {USAGE: [0]}})
+
+
+async def test_a_sealed_window_is_shown_while_its_last_revision_is_not_everywhere() -> None:
+    sink = AnsweringSink(answer=lambda revision: retry("429"))
+    async with Running(sealed_windows(), sink) as running:
+        view = await sealed(running, lambda: bool(sink.received))
+        shown = list(view.totals("acme", "total", "PT1M"))
+        assert [(window["state"], window["revision"], window["value"]) for window in shown] == [
+            ("sealed", 2, "1001"),
+            ("sealed", 1, "2"),
+            ("sealed", 1, "3"),
+            ("open", 0, "7"),
+        ]
+        assert not any(window["pending"] for window in shown)
+        assert [view.window(window["id"]) for window in shown] == shown
+        assert list(view.totals(None, None, None)) == shown
+        assert list(view.totals("acme", None, None, state="sealed")) == shown[:3]
+        assert list(view.totals("acme", None, None, state="open")) == shown[3:]
+        assert list(view.totals("acme", None, None, state="closed")) == []
+        assert list(view.totals(None, None, None, after=("acme", shown[1]["id"]))) == shown[2:]
+        for subject, meter, size in (("nobody", None, None), (None, "another", None), (None, None, "PT1H")):
+            assert list(view.totals(subject, meter, size)) == []
+
+
+async def test_a_sealed_window_whose_last_revision_was_refused_is_shown_as_that_has_it() -> None:
+    def answer(revision: Revision) -> Outcome:
+        return refused("403") if revision.revision == 2 else DELIVERED
+
+    sink = AnsweringSink(answer=answer)
+    async with Running(sealed_windows(), sink) as running:
+        view = await sealed(running, lambda: len(sink.received) == 4)
+        (shown,) = view.totals("acme", None, None, state="sealed")
+        assert (shown["revision"], shown["value"], shown["delta"]) == (2, "1001", "1000")
+        assert view.window(shown["id"]) == shown
+        assert view.window(sink.received[1].window_id) is None, "everybody has it"
+
+
+async def test_a_closed_window_is_shown_once_whatever_waits_of_it(world: World) -> None:
+    sink = AnsweringSink(answer=lambda revision: retry("429"))
+    async with Running(world, sink) as running:
+        await until(lambda: bool(sink.received))
+        view = WorkerView(running.worker, lambda: {"http://a": {USAGE: [0]}})
+        assert [window["state"] for window in view.totals("acme", None, None)] == ["closed", "closed", "open"]
+        assert list(view.totals("acme", None, None, state="sealed")) == []
 
 
 async def test_without_such_a_sink_nothing_is_stored(world: World) -> None:

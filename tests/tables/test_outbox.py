@@ -156,3 +156,50 @@ def test_a_new_revision_after_recovery_comes_after_what_waits() -> None:
     again.touched()
     again.accepted()
     assert again.waiting("cosmos", 9) == [B1, A1, A2]
+
+
+def test_the_highest_revision_of_a_window_is_found_until_it_leaves() -> None:
+    outbox = decided(A1, B1, A2)
+    assert (outbox.newest("a"), outbox.newest("b"), outbox.newest("c")) == (A2, B1, None)
+    for sink in ("servicebus", "cosmos"):
+        outbox.mark_delivered(A1.message_id, sink)
+    assert outbox.newest("a") == A2
+    outbox.mark_delivered(A2.message_id, "cosmos")
+    assert outbox.newest("a") == A2, "not everybody has it"
+    outbox.mark_delivered(A2.message_id, "servicebus")
+    assert outbox.newest("a") is None and list(outbox.newest_of()) == [B1]
+
+
+def test_what_is_found_last_of_a_window_is_no_earlier_revision_that_stayed() -> None:
+    outbox = decided(A1, A2)
+    outbox.park(A1.message_id, "servicebus", "too large")
+    outbox.mark_delivered(A1.message_id, "cosmos")
+    for sink in ("servicebus", "cosmos"):
+        outbox.mark_delivered(A2.message_id, sink)
+    assert list(outbox.items) == [A1.message_id]
+    assert outbox.newest("a") is None and list(outbox.newest_of("acme")) == []
+
+
+def test_the_highest_revisions_are_found_by_their_subject() -> None:
+    other = Revision("c", 1, "zeta", b"c 1")
+    outbox = decided(A1, other, B1, A2)
+    assert sorted(found.message_id for found in outbox.newest_of("acme")) == ["a:2", "b:1"]
+    assert list(outbox.newest_of("zeta")) == [other] and list(outbox.newest_of("nobody")) == []
+    assert len(list(outbox.newest_of())) == 3
+
+
+def test_the_highest_revisions_are_found_again_after_recovery() -> None:
+    outbox = decided(B1, A1, A2)
+    for sink in ("servicebus", "cosmos"):
+        outbox.mark_delivered(B1.message_id, sink)
+    again = restored(*reversed(whole(outbox)))
+    assert again.newest("a") == A2 and again.newest("b") is None
+    assert list(again.newest_of("acme")) == [A2]
+
+
+def test_what_recovery_finds_delivered_everywhere_is_not_found() -> None:
+    outbox, other = decided(A1), decided(A1)
+    entries = whole(outbox)
+    outbox.mark_delivered(A1.message_id, "cosmos")
+    other.mark_delivered(A1.message_id, "servicebus")
+    assert restored(*entries, *outbox.touched(), *other.touched()).newest("a") is None

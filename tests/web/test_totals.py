@@ -100,6 +100,45 @@ async def test_with_a_subject_sealed_windows_come_from_cosmos_and_memory_wins() 
         assert len(view.stored_calls) == before, "nothing sealed was asked for"
 
 
+async def test_of_a_sealed_window_the_newest_revision_is_shown_whether_cosmos_has_it_yet() -> None:
+    left, right = MemoryView(partials=[0]), MemoryView(partials=[1])
+    waiting = a_window(start="2026-01-31T12:01:00Z", state="sealed", revision=2, value="9")
+    refused = a_window(start="2026-01-31T12:02:00Z", state="sealed", revision=1, value="1")
+    unstored = a_window(start="2026-01-31T12:03:00Z", state="sealed", revision=1, value="4")
+    right.put(waiting, refused, unstored)
+    stored = {**waiting, "revision": 1, "value": "8"}, {**refused, "revision": 2, "value": "2"}
+    left.stored = right.stored = {w["id"]: w for w in stored}
+    async with workers(left, right) as started:
+        for worker in started:
+            for query in ("subject=acme", "subject=acme&state=sealed"):
+                body = await worker.get(f"/v1/totals?{query}")
+                assert body["complete"] is True
+                assert [(i["state"], i["revision"], i["value"]) for i in body["items"]] == [
+                    ("sealed", 2, "9"),
+                    ("sealed", 2, "2"),
+                    ("sealed", 1, "4"),
+                ]
+
+
+async def test_what_is_in_memory_wins_over_any_document_in_cosmos() -> None:
+    view = MemoryView(partials=[0, 1])
+    counted_again = a_window(state="closed", revision=1, value="5")
+    view.put(counted_again)
+    view.stored[counted_again["id"]] = {**counted_again, "revision": 3, "value": "7"}
+    async with workers(view) as (worker,):
+        assert (await worker.get("/v1/totals?subject=acme"))["items"] == [counted_again]
+        assert (await worker.get("/v1/totals?subject=acme&state=sealed"))["items"] == []
+
+
+async def test_a_worker_that_has_sealed_a_window_wins_over_one_that_has_not_yet() -> None:
+    left, right = MemoryView(partials=[0, 1]), MemoryView(partials=[1])
+    left.put(a_window(state="closed", revision=1))
+    right.put(a_window(state="sealed", revision=1))
+    async with workers(left, right) as started:
+        for worker in started:
+            assert [i["state"] for i in (await worker.get("/v1/totals"))["items"]] == ["sealed"]
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])
 async def test_pages_run_through_memory_and_cosmos_alike(limit: int) -> None:
     view = MemoryView(partials=[0, 1])

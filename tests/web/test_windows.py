@@ -99,3 +99,43 @@ async def test_an_id_that_cannot_be_one_is_refused() -> None:
         assert (await worker.get("/v1/windows/a%20b", 400))["parameter"] == "id"
         assert (await worker.get("/v1/windows/" + "x" * 300, 400))["parameter"] == "id"
         assert (await worker.get("/v1/windows/a%2Fb", 400))["parameter"] == "id"
+
+
+async def test_of_a_sealed_window_the_newest_revision_is_found_whether_cosmos_has_it_yet() -> None:
+    left, right = MemoryView(partials=[0]), MemoryView(partials=[1])
+    waiting = a_window(state="sealed", revision=2, value="9", receipt=RECEIPT)
+    refused = a_window("zeta", state="sealed", revision=1, value="1")
+    right.put(waiting, refused)
+    stored = {**waiting, "revision": 1, "value": "8"}, {**refused, "revision": 2, "value": "2"}
+    left.stored = right.stored = {w["id"]: w for w in stored}
+    async with workers(left, right) as started:
+        for worker in started:
+            assert await worker.get(f"/v1/windows/{waiting['id']}") == waiting
+            assert (await worker.get(f"/v1/windows/{refused['id']}"))["value"] == "2"
+    assert {"window_id": waiting["id"], "subject": "acme"} in left.stored_calls, "its subject is known"
+
+
+async def test_a_sealed_window_is_the_same_under_one_etag_before_and_after_cosmos_has_it() -> None:
+    view = MemoryView(partials=[0, 1])
+    document = {k: v for k, v in a_window(revision=2).items() if k != "state"}
+    view.put({**document, "state": "sealed", "pending": False})
+    found = []
+    async with workers(view) as (worker,):
+        for _ in range(2):
+            async with worker.http.get(f"/v1/windows/{document['id']}") as response:
+                found.append((response.status, response.headers["ETag"], await response.read()))
+            view.stored, view.windows = {document["id"]: document}, {}
+    assert found[0] == found[1]
+    assert found[0][:2] == (200, '"sealed-2"')
+
+
+async def test_what_a_worker_has_of_a_sealed_window_is_not_called_final_while_cosmos_is_down() -> None:
+    view = MemoryView(partials=[0, 1])
+    window = a_window(state="sealed", revision=2, pending=False)
+    view.put(window)
+    view.stored_down = "Cosmos does not answer"
+    async with workers(view) as (worker,):
+        async with worker.http.get(f"/v1/windows/{window['id']}") as response:
+            found = await response.json()
+    assert (response.status, found["revision"], found["state"], found["complete"]) == (200, 2, "closed", False)
+    assert "ETag" not in response.headers
