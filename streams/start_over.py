@@ -61,6 +61,11 @@ class StartOver:
         late.daemon = True
         late.start()
 
+    @property
+    def was_told_to_end(self) -> bool:
+        """Whether somebody asked for the end of this process: what ends without has failed."""
+        return self._told_to_end
+
     async def finish(self, handed_over: bool) -> NoReturn:
         """This process is done: it leaves the group and ends at once.
 
@@ -102,7 +107,7 @@ class StartOver:
         if self._told_to_end:
             return
         _flush()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the same program again
+        _same_program_again()
 
     def _cut_short(self) -> None:
         log.error("cut short: something did not end within %.0f s of being told to", END_S)
@@ -119,6 +124,15 @@ class StartOver:
 def _restarts(text: str) -> tuple[int, float]:
     count, _, last_s = text.partition(":")
     return (int(count), float(last_s)) if count.isdigit() and last_s.isdigit() else (-1, 0.0)
+
+
+def _same_program_again() -> NoReturn:
+    try:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - as it was started
+    except OSError as error:  # an interpreter that was replaced: staying would be a process in no group, for ever
+        log.critical("cannot begin anew, %s does not start: %s", sys.executable, error.strerror or error)
+        _flush()
+        os._exit(1)
 
 
 def _flush() -> None:

@@ -45,6 +45,12 @@ async def main():
             return change(number, how)
         signal.signal = late
         over.request("a send failed")
+    elif "interpreter-replaced" in sys.argv:
+        sys.executable = "/not/there/python"
+        over.request("a send failed")
+        await asyncio.sleep(10)  # as a worker, which waits for no end of it
+        print("still there", flush=True)
+        return
     elif RESTARTS not in os.environ:
         over.request("a send failed")
         over.request("another one, told once only")
@@ -120,3 +126,10 @@ def test_a_worker_that_was_told_to_end_does_not_begin_anew() -> None:
     done = run("told-meanwhile")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("life") == 1
+
+
+def test_where_the_interpreter_was_replaced_it_says_so_and_ends_instead_of_staying_in_no_group() -> None:
+    done = run("interpreter-replaced")
+    assert (done.returncode, done.stdout.splitlines()[1:]) == (1, ["left the group"])
+    assert "cannot begin anew, /not/there/python does not start: No such file or directory" in done.stderr
+    assert "Traceback" not in done.stderr
