@@ -70,19 +70,24 @@ class MeterlineApp(faust.App):  # type: ignore[misc]
         """Faust would make its data directories here; a worker of ours keeps nothing on its disk."""
 
     async def on_start(self) -> None:
-        """Connects and checks the topics; a worker that cannot be right says so and ends with exit code 2."""
+        """Connects and checks the topics.
+
+        A worker that cannot be right says so and ends with exit code 2; whatever else fails here starts it over.
+        """
         await super().on_start()
-        took_s = await asyncio.to_thread(warm)
-        log.info("kernels are ready (%.1f s)", took_s)
         try:
+            took_s = await asyncio.to_thread(warm)
+            log.info("kernels are ready (%.1f s)", took_s)
             check_listens(self.worker.settings)
             await self.worker.start()
         except ConfigurationError as error:
             self.start_over.refuse(error)
-            await self.start_over.ended()
         except MeterlineError as error:
             self.start_over.request(str(error))
-            await self.start_over.ended()
+        except Exception as error:  # Faust would end as if it had been told to
+            log.exception("this worker could not start")
+            self.start_over.request(f"it could not start: {type(error).__name__}: {error}")
+        await self.start_over.ended()
         limit_s = longest_join_s(self.worker.settings)
         self.add_future(watch(SystemClock(), limit_s, self._in_group, self.start_over.request))
 
@@ -91,10 +96,14 @@ class MeterlineApp(faust.App):  # type: ignore[misc]
         return thread is not None and thread.membership is not None
 
     async def on_stop(self) -> None:
-        """A last checkpoint while the membership holds, then the end of this process (`StartOver.finish`)."""
+        """A last checkpoint while the membership holds, then the end of this process (`StartOver.finish`).
+
+        Faust comes here also where a start failed, and then knows of no crash: only who was told to end, ended well.
+        """
+        told = self.start_over.was_told_to_end
         self.start_over.told_to_end()
         await self.worker.stop()
-        await self.start_over.finish(self.worker.handed_over and self.crash_reason is None)
+        await self.start_over.finish(told and self.worker.handed_over and self.crash_reason is None)
 
 
 def check_listens(settings: Settings) -> None:

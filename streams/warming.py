@@ -56,20 +56,27 @@ def warm() -> float:
 
 def _many_ids() -> None:
     """What runs only where there are so many ids that they are split, and go to disk, or that lanes are looked at."""
-    disk = Disk(Path(tempfile.gettempdir()), 0)
-    disk.clear()  # of one that was killed here
-    for shelves in (Shelves(large=200), Shelves(disk, large=200)):
-        with contextlib.suppress(DiskFailed):  # where nothing can be written, nothing of it will run
-            for number in range(8):
-                words, rows = np.random.default_rng(number).integers(0, 1 << 63, (2, 100), np.uint64), np.arange(100)
-                bucket, elsewhere = np.full(100, number + 1), np.full(100, NEVER)
-                shelves.count(rows, words, bucket, bucket, elsewhere, np.zeros(100, np.uint8))
-                shelves.find(rows, words, elsewhere)
-    disk.remove()
+    _many_on(Shelves(large=200))
+    # Where nothing can be written, not even here, what runs on a disk is compiled if it is ever needed.
+    with contextlib.suppress(DiskFailed, OSError):
+        disk = Disk(Path(tempfile.gettempdir()), 0)
+        disk.clear()  # of one that was killed here
+        try:
+            _many_on(Shelves(disk, large=200))
+        finally:
+            disk.remove()
     known, at_ms = KnownIds(1000, most=2), np.zeros(LANE, np.int64)
     ids = Ids.of([("/warming", f"lane-{2 * number}") for number in range(LANE)])
     known.count(ids, at_ms, at_ms)
     known.known(ids)
+
+
+def _many_on(shelves: Shelves) -> None:
+    for number in range(8):
+        words, rows = np.random.default_rng(number).integers(0, 1 << 63, (2, 100), np.uint64), np.arange(100)
+        bucket, elsewhere = np.full(100, number + 1), np.full(100, NEVER)
+        shelves.count(rows, words, bucket, bucket, elsewhere, np.zeros(100, np.uint8))
+        shelves.find(rows, words, elsewhere)
 
 
 class _Lists:

@@ -9,6 +9,7 @@ an error that says so, and neither a signal that ends the worker nor a wrong ans
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -22,6 +23,8 @@ import numpy.typing as npt
 from schemas.errors import DiskFailed
 from schemas.ids import Integers, Words
 from tables.id_kernels import fill_filter, mixes_of, pass_filter
+
+log = logging.getLogger("meterline.disk")
 
 _ROW = np.dtype([("first", "<u8"), ("last", "<u8"), ("bucket", "<i8")])
 _PAGE = 170
@@ -98,6 +101,8 @@ class Disk:
                 shutil.rmtree(left, ignore_errors=True)
             except BlockingIOError:
                 pass
+            except OSError as error:  # a network's file system without locks: whose it is cannot be known there
+                log.warning("%s is left as it is: it cannot be locked (%s)", left, error.strerror or error)
             finally:
                 os.close(lock)
 

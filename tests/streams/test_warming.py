@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+import pytest
+
+from streams.warming import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 _TELL = """
@@ -52,3 +57,13 @@ def test_what_a_killed_process_left_while_it_warmed_goes_with_the_next(tmp_path:
     command = [sys.executable, "-m", "streams.warming"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, check=True)
     assert list(tmp_path.iterdir()) == [foreign]
+
+
+def test_where_there_is_no_temporary_directory_the_rest_is_warm_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only file system: what runs on a disk only is compiled if it is ever needed."""
+
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    assert warm() > 0

@@ -153,6 +153,22 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_has_is_not(tm
     Disk(tmp_path, MEMORY).clear()
 
 
+def test_what_cannot_be_locked_is_left_alone_and_ends_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = tmp_path / "ids-0123456789abcdef"
+    left.mkdir()
+    (left / "lock").touch()
+
+    def no_locks(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("tables.runs.fcntl.flock", no_locks)
+    Disk(tmp_path, MEMORY).clear()
+    assert (left / "lock").exists()
+    assert f"{left} is left as it is: it cannot be locked (No locks available)" in caplog.text
+
+
 def test_nothing_is_made_where_memory_is_enough(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "ids", 1 << 30)
     disk.clear()
