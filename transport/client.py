@@ -261,7 +261,7 @@ def missing_topic(topic: str, settings: Settings) -> ConfigurationError:
         f"{named} does not exist at {_where(settings)}",
         where="METERLINE_…_TOPIC",
         hint="create it beforehand (five event hubs: " + ", ".join(settings.topics) + "), or correct its name; "
-        "`python app.py check` shows all of them",
+        "where it exists, the key or identity may not be allowed to see it; `python app.py check` shows all of them",
     )
 
 

@@ -20,6 +20,7 @@ is judged by its offsets: the first that does not begin where the state ends is 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -27,7 +28,7 @@ from weakref import WeakKeyDictionary
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import ConnectionGroup
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import ConsumerStoppedError, KafkaError, for_code
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers import aiokafka as driver
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from transport.entra import EntraTokens
 
 T = TypeVar("T")
+
+log = logging.getLogger("meterline.broker")
 
 COMMIT_MARGIN_S = 60.0
 """So long before its token expires a connection is not used for commits any more."""
@@ -187,7 +190,28 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         if self.ending:
             await asyncio.sleep(timeout or 1.0)
             return {}
-        fetched = await self._fetch_taken(consumer, active_partitions, time.monotonic() + (timeout or 0.0))
+        try:
+            return await self._fetch_batches(consumer, active_partitions, timeout or 0.0)
+        except ConsumerStoppedError:
+            raise  # Faust's own end of fetching
+        except Exception as error:  # out of here it would crash this thread, and the app's loop with it
+            self._fetch_failed(error)
+            return {}
+
+    def _fetch_failed(self, error: Exception) -> None:
+        """The worker starts over; until then nothing more is fetched. Called in the consumer's thread, once."""
+        self.ending = True
+        known = isinstance(error, KafkaError)
+        if not known:
+            log.error("a fetch failed", exc_info=error)
+        why = f"a fetch failed: {error if known else f'{type(error).__name__}: {error}'}"
+        self.parent_loop.call_soon_threadsafe(self.app.start_over.request, why)
+
+    async def _fetch_batches(
+        self, consumer: AIOKafkaConsumer, active: set[TP], timeout_s: float
+    ) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """One message per partition of which a fetch brought something. Raises what a fetch raises."""
+        fetched = await self._fetch_taken(consumer, active, time.monotonic() + timeout_s)
         epoch = self.epoch
         starts: dict[TopicPartition, tuple[int, int | None]] = {}
         for tp, records in fetched.items():  # all of them before the first await: a rebalance may come in between

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, TopicAuthorizationFailedError
 
 from schemas.records import Batch, PackedRecords, Record
 from transport import eventhubs
@@ -32,6 +33,7 @@ class Consumer:
         self.begin = begin
         self.sought: dict[TopicPartition, int] = {}
         self.looking: asyncio.Event | None = None
+        self.failure: Exception | None = None
         self.polled = 0
         self._subscription = self
 
@@ -55,6 +57,8 @@ class Consumer:
     async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
         if self.looking is not None:
             await self.looking.wait()
+        if self.failure is not None:
+            raise self.failure
         return dict.fromkeys(tps, self.begin)
 
 
@@ -173,3 +177,75 @@ async def test_a_partition_that_is_wanted_again_does_not_wait_for_the_others(
     thread.takes = takes
     found = await thread._fetch_records(consumer, {TP, OTHER}, timeout=3600.0)
     assert set(found) == {TP}
+
+
+class App:
+    """As much of the app as the thread asks where a fetch failed: it may be called in its own loop only."""
+
+    def __init__(self, thread: ConsumerThread) -> None:
+        self.start_over = self
+        self.over: list[str] = []
+        self.loop = asyncio.get_running_loop()
+        thread.app, thread.parent_loop = self, self.loop
+
+    def request(self, why: str) -> None:
+        assert asyncio.get_running_loop() is self.loop
+        self.over.append(why)
+
+
+async def in_a_thread(thread: ConsumerThread, consumer: Consumer) -> dict[TopicPartition, Batch]:
+    """As `batches`, in a loop of another thread, as Faust has it."""
+    return await asyncio.to_thread(lambda: asyncio.run(batches(thread, consumer)))
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (TopicAuthorizationFailedError("usage"), "a fetch failed: [Error 29] TopicAuthorizationFailedError: usage"),
+        (CorruptRecordException("Invalid CRC"), "a fetch failed: [Error 2] CorruptRecordException: Invalid CRC"),
+        (ZeroDivisionError("a defect"), "a fetch failed: ZeroDivisionError: a defect"),
+    ],
+    ids=["an authorization taken away", "a corrupt record", "a defect"],
+)
+async def test_a_fetch_that_fails_starts_the_worker_over_once_and_fetches_nothing_more(
+    thread: ConsumerThread, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
+    fetches = 0
+
+    async def fail(*_: Any) -> dict[TopicPartition, PackedRecords]:
+        nonlocal fetches
+        fetches += 1
+        raise error
+
+    monkeypatch.setattr(eventhubs, "fetch_packed", fail)
+    app, consumer = App(thread), Consumer({TP: 0})
+    assert await in_a_thread(thread, consumer) == {}
+    assert await thread._fetch_records(consumer, {TP}, timeout=0.01) == {}
+    assert (app.over, fetches) == ([why], 1)
+
+
+async def test_a_log_whose_beginning_cannot_be_asked_for_starts_the_worker_over_too(
+    thread: ConsumerThread, fetched: dict[TopicPartition, list[Any]]
+) -> None:
+    app, consumer = App(thread), Consumer({TP: 0})
+    fetched[TP] = [record(0)]
+    await in_a_thread(thread, consumer)
+    fetched[TP] = [record(4)]
+    consumer.failure = TopicAuthorizationFailedError("usage")
+    assert await in_a_thread(thread, consumer) == {}
+    await asyncio.sleep(0)
+    assert len(app.over) == 1 and "TopicAuthorizationFailedError" in app.over[0]
+
+
+async def test_a_consumer_that_was_stopped_is_no_failure(
+    thread: ConsumerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stopped(*_: Any) -> dict[TopicPartition, PackedRecords]:
+        raise ConsumerStoppedError
+
+    monkeypatch.setattr(eventhubs, "fetch_packed", stopped)
+    app = App(thread)
+    with pytest.raises(ConsumerStoppedError):
+        await in_a_thread(thread, Consumer({TP: 0}))
+    await asyncio.sleep(0)
+    assert app.over == [] and not thread.ending

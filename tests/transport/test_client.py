@@ -134,3 +134,10 @@ def test_faust_gets_the_same_credentials() -> None:
     assert credentials.protocol.value == "SASL_SSL"
     assert credentials.username == "$ConnectionString"
     assert KEY not in repr(credentials)
+
+
+def test_a_topic_that_is_not_there_may_only_not_be_seen() -> None:
+    """A broker says the same of both."""
+    error = explain(errors.UnknownTopicOrPartitionError(), Settings(kafka_bootstrap="h:1"), topic="hidden")
+    assert "topic 'hidden' does not exist at h:1" in str(error)
+    assert "the key or identity may not be allowed to see it" in error.hint
