@@ -153,12 +153,30 @@ class Worker:
         """These partitions are this worker's, under this membership. Recovery begins at once, also where nothing comes."""
         if self.stopping:
             return
+        topic_partitions = sorted(topic_partitions)
+        if (grown := self._grown(topic_partitions)) is not None:
+            self._gone(grown)  # and nothing of it is begun: the keys on it have their state elsewhere
+            return
         self.membership = membership
-        for topic, partition in sorted(topic_partitions):
+        for topic, partition in topic_partitions:
             if topic == self.settings.usage_topic and partition not in self.metering:
                 self._begin_metering(partition, membership)
             elif topic == self.settings.partials_topic and partition not in self.closing:
                 self._begin_closing(partition, membership)
+
+    def _grown(self, topic_partitions: Iterable[tuple[str, int]]) -> ConfigurationError | None:
+        """What is wrong where a partition is assigned that its topic had not when this worker started."""
+        s = self.settings
+        counts = {s.usage_topic: self.usage_partitions, s.partials_topic: self.partials_partitions}
+        for topic, partition in topic_partitions:
+            if partition >= counts.get(topic, partition + 1):
+                return ConfigurationError(
+                    f"{topic} had {counts[topic]} partitions when this worker started, and has a partition {partition} now: "
+                    "partition counts never change in place",
+                    where=f"topic {topic}",
+                    hint="use a new METERLINE_APP_ID with new topics",
+                )
+        return None
 
     async def revoked(self) -> bool:
         """Nothing is this worker's any more: a last checkpoint where it still counts, then everything ends.

@@ -9,6 +9,7 @@ import pytest
 
 from schemas.errors import ConfigurationError, MeterlineError
 from schemas.partials import Watermark, encode
+from schemas.records import Batch
 from sinks.contract import DELIVERED, Outcome
 from streams.delivery import Courier
 from streams.worker import Worker
@@ -46,6 +47,26 @@ async def test_a_state_topic_with_another_number_of_partitions_is_refused_before
     worker = Worker(SETTINGS, METERS, [ListSink()], WorldBroker(world, **counts), pytest.fail, failing)
     with pytest.raises(ConfigurationError, match=words):
         await worker.start()
+
+
+@pytest.mark.parametrize("topic", [USAGE, PARTIALS])
+async def test_a_topic_that_was_grown_meanwhile_is_refused_before_anything_of_it_is_folded(
+    world: World, topic: str
+) -> None:
+    refused: list[MeterlineError] = []
+    worker = Worker(SETTINGS, METERS, [ListSink()], WorldBroker(world), pytest.fail, refused.append)
+    await worker.start()
+    committed, generations = dict(world.committed), dict(world.generations)
+    worker.assigned([(USAGE, 0), (PARTIALS, 0), (topic, 1)], Membership(1, 1, "me"))
+    await worker.offer(topic, 1, Batch(0, 1, list(world.logs[USAGE, 0].records[:1])))
+    assert not worker.metering and not worker.closing
+    await worker.stop()
+    (error,) = refused
+    assert isinstance(error, ConfigurationError)
+    assert f"{topic} had 1 partitions when this worker started, and has a partition 1 now" in str(error)
+    assert "never change in place" in str(error) and "a new METERLINE_APP_ID with new topics" in error.hint
+    assert not worker.handed_over
+    assert (world.committed, world.generations) == (committed, generations)
 
 
 async def test_what_a_sink_refuses_for_good_is_parked_and_alarmed_and_holds_up_nothing(world: World) -> None:
