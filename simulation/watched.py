@@ -5,7 +5,7 @@ Nothing of what the worker does is changed; the judge's finding ends the story a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from schemas.records import Batch
@@ -41,7 +41,7 @@ class WatchedWorker(Worker):
 
 def _watch_metering(world: World, task: MeteringTask) -> None:
     judge, stage = world.judge, task.metering
-    _after(stage, "step", lambda: world.judged(judge.metering_stepped, task.partition, stage))
+    _after_step(stage, lambda: world.judged(judge.metering_stepped, task.partition, stage))
     _after_procedure(task, "recover", lambda _: world.judged(judge.metering_recovered, task))
     _after_procedure(
         task, "checkpoint", lambda done: world.judged(judge.metering_accepted, task.partition, stage) if done else None
@@ -51,7 +51,7 @@ def _watch_metering(world: World, task: MeteringTask) -> None:
 
 def _watch_closing(world: World, task: ClosingTask) -> None:
     judge, stage = world.judge, task.closing
-    _after(stage, "step", lambda: world.judged(judge.closing_stepped, task.partition, stage))
+    _after_stepping(stage, lambda: world.judged(judge.closing_stepped, task.partition, stage))
     _after_procedure(task, "recover", lambda _: world.judged(judge.closing_recovered, task))
     _after_procedure(
         task, "checkpoint", lambda done: world.judged(judge.closing_accepted, task.partition, stage) if done else None
@@ -59,14 +59,24 @@ def _watch_closing(world: World, task: ClosingTask) -> None:
     _watch_stop(world, task)
 
 
-def _after(stage: Metering | Closing, name: str, then: Callable[[], None]) -> None:
-    step = getattr(stage, name)
+def _after_step(stage: Metering, then: Callable[[], None]) -> None:
+    step = stage.step
 
     def watched(batch: Batch) -> None:
         step(batch)
         then()
 
-    setattr(stage, name, watched)
+    stage.step = watched  # type: ignore[method-assign]
+
+
+def _after_stepping(stage: Closing, then: Callable[[], None]) -> None:
+    stepping = stage.stepping
+
+    def watched(batch: Batch) -> Iterator[None]:
+        yield from stepping(batch)
+        then()
+
+    stage.stepping = watched  # type: ignore[method-assign]
 
 
 def _after_procedure(task: MeteringTask | ClosingTask, name: str, then: Callable[[Any], object]) -> None:
