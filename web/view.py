@@ -38,17 +38,18 @@ class View(Protocol):
         state: str | None = None,
         after: tuple[str, str] | None = None,
     ) -> Iterable[Json]:
-        """Windows in memory of the owned partials partitions: the document's fields and `state`: `open|closed`.
+        """Windows in memory of the owned partials partitions: the document's fields and `state`: `open|closed|sealed`.
 
         In the order of (subject, window id), only those above `after` and of that `state`; described one by one as they
-        are taken, so that a page costs a page.
+        are taken, though all are looked at for each call. A sealed one is there while its last revision is not everywhere.
 
         An open window's `revision` is 0 and its `delta` its whole value (nothing left yet); a closed one with changes
         that have not left as a revision shows the last revision's number, the current value, and `pending: true`.
         """
 
     def window(self, window_id: str) -> Json | None:
-        """One window in memory, with receipt and state, or None."""
+        """One window in memory, with receipt and state, or None. A sealed one is there while its last revision is not
+        everywhere."""
 
     async def stored_window(self, window_id: str, subject: str | None) -> Json | None:
         """The document in Cosmos (a sealed window is no longer in memory), or None. Raises SinkError where Cosmos is down."""
