@@ -181,7 +181,7 @@ MUTANTS = (
     ),
     _one(
         "a plain upsert instead of the guarded write", "§2.7", "sinks/cosmos.py",
-        'if stored["revision"] >= revision.revision:', "if False:", 600, "outages",
+        'if held >= revision.revision:', "if False:", 600, "outages",
     ),
     _one(
         "a message's id does not name its revision", "§2.7", "schemas/windows.py",
