@@ -187,9 +187,8 @@ def time_of(text: str | None) -> int:
         raise DataError("invalid", f"time: found {text[:64]!r}, expected one between the years 1970 and 9999 in UTC")
     if text[17:19] != "60":
         second_ms = parse_rfc3339(f"{text[:19]}Z")
-        if (
-            0 <= second_ms <= LAST_MS - 999
-        ):  # in UTC, all of it: with another zone it may have been one, and is none here
+        # All of it has to be valid in UTC: with another zone it may have been, and is not here.
+        if 0 <= second_ms <= LAST_MS - 999:
             if len(_MOMENTS) >= _KEPT:
                 _MOMENTS.clear()
             _MOMENTS[text[:19]] = second_ms

@@ -91,9 +91,7 @@ class CosmosSink:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
         for indexes, result in zip(windows.values(), results, strict=True):
-            if isinstance(
-                result, Exception
-            ):  # a defect of ours, not of the service: the other windows have nothing of it
+            if isinstance(result, Exception):  # a defect of ours: the other windows have nothing of it
                 log.error("%s cannot be written", revisions[indexes[0]].window_id, exc_info=result)
                 for index in indexes:
                     outcomes[index] = outcomes[index] or retry(f"{type(result).__name__} in the sink")

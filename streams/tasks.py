@@ -250,10 +250,7 @@ class PartitionTask(ABC):
             last = number == len(parts)
             await self._step(Batch(self.position, batch.end if last else part.offsets[-1] + 1, part))
             if not last:
-                await self._between_parts()
-
-    async def _between_parts(self) -> None:
-        await asyncio.sleep(0)  # the others' turn
+                await asyncio.sleep(0)
 
     async def _drive(self, procedure: Procedure[T]) -> T:
         try:
@@ -358,8 +355,7 @@ class MeteringTask(PartitionTask):
 
     async def work(self, now_s: float) -> None:
         """Emits, checkpoints, ticks."""
-        behind_s = 0.0 if self._inbox.empty() else self._pace.behind_s
-        if now_s >= self._next_emit_s + behind_s or len(self.metering.dead_letters) > LETTERS_AT_ONCE:
+        if now_s >= self._next_emit_s + (0.0 if self._inbox.empty() else self._pace.behind_s):
             everywhere = now_s >= self._next_everywhere_s
             await self._drive(self.metering.emit(everywhere=everywhere))
             self._next_emit_s = now_s + self._pace.emit_s
@@ -370,10 +366,10 @@ class MeteringTask(PartitionTask):
             self._next_tick_s = now_s + self._pace.tick_s
             await self._tick()
 
-    async def _between_parts(self) -> None:
+    async def _step(self, batch: Batch) -> None:
+        await super()._step(batch)
         if len(self.metering.dead_letters) > LETTERS_AT_ONCE:  # they take room until they are sent
             await self._drive(self.metering.emit(everywhere=False))
-        await super()._between_parts()
 
     async def _tick(self) -> None:
         """Appends a tick if one is due. One is outstanding at most: the next waits until it was read back."""

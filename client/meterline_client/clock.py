@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 _Result = TypeVar("_Result")
 
@@ -60,3 +60,14 @@ async def sleep(clock: Clock, delay_s: float) -> None:
         await over
     finally:
         timer.cancel()
+
+
+async def within(clock: Clock, work: asyncio.Future[Any], timeout_s: float | None) -> bool:
+    """Returns when `work` is done, or after `timeout_s` of the clock (None: never before); whether it is. Cancels nothing."""
+    over = None if timeout_s is None else asyncio.ensure_future(sleep(clock, timeout_s))
+    try:
+        await asyncio.wait({work, over} if over else {work}, return_when=asyncio.FIRST_COMPLETED)
+        return work.done()
+    finally:
+        if over:
+            over.cancel()

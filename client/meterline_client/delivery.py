@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 
-from meterline_client.clock import Clock, sleep
+from meterline_client.clock import Clock, sleep, within
 from meterline_client.errors import ConfigurationError, MeterlineClientError, TransportError
 from meterline_client.packing import Envelope
 from meterline_client.transport import Transport
@@ -75,13 +75,11 @@ class Delivery:
 
     async def _in_time(self, envelope: Envelope, value: bytes, timeout_s: float) -> int | None:
         trying = asyncio.ensure_future(self._attempts(envelope, value))
-        over = asyncio.ensure_future(sleep(self._clock, timeout_s))
         try:
-            await asyncio.wait({trying, over}, return_when=asyncio.FIRST_COMPLETED)
+            await within(self._clock, trying, timeout_s)
         finally:
             trying.cancel()
-            over.cancel()
-            await asyncio.wait({trying, over})
+            await asyncio.wait({trying})
         if not trying.cancelled():
             return trying.result()
         raise (

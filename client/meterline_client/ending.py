@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from meterline_client.accounts import Accounts
-from meterline_client.clock import Clock, sleep
+from meterline_client.clock import Clock, within
 from meterline_client.errors import MeterlineClientError, SpoolError, StillSpooled, TransportError
 from meterline_client.lane import Lane
 from meterline_client.packing import Envelope
@@ -24,14 +24,10 @@ async def until_settled(lanes: Sequence[Lane], clock: Clock, timeout_s: float | 
     if not last:
         return True
     waiting = asyncio.ensure_future(_all(last))
-    over = asyncio.ensure_future(sleep(clock, timeout_s)) if timeout_s is not None else None
     try:
-        await asyncio.wait({waiting, over} if over else {waiting}, return_when=asyncio.FIRST_COMPLETED)
-        return waiting.done()
+        return await within(clock, waiting, timeout_s)
     finally:
         waiting.cancel()
-        if over:
-            over.cancel()
 
 
 def put_away(lane: Lane, spool: Spool | None, accounts: Accounts) -> None:

@@ -183,9 +183,8 @@ def _events(data: bytes, at: int) -> Iterator[Stored]:
 def _next_whole(data: bytes, at: int) -> int:
     """Where the next whole event begins behind `at`; the end of the data where there is none."""
     if at + _FRAME.size <= len(data):
-        at_next: int = (
-            at + _FRAME.size + _FRAME.unpack_from(data, at)[0]
-        )  # its length may be right, and its content wrong
+        # Its length may be right, and its content wrong.
+        at_next: int = at + _FRAME.size + _FRAME.unpack_from(data, at)[0]
         if at_next < len(data) and _whole(data, at_next):
             return at_next
     return next((place for place in range(at + 1, len(data)) if _whole(data, place)), len(data))
